@@ -1,0 +1,74 @@
+"""What a model answered on one split of one suite: the arrays every metric is computed from.
+
+Pure data: packing to bytes for storage is done in `services.predictions`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Form = Literal["choice", "exact", "text"]
+
+
+def items_digest(item_ids: Sequence[str]) -> str:
+    """SHA-256 hex of the item ids in order: two tables are comparable only when it is equal."""
+    return hashlib.sha256("\n".join(item_ids).encode()).hexdigest()
+
+
+def answer_hash(text: str) -> int:
+    """64-bit hash of a normalised answer: whitespace collapsed, ends stripped."""
+    normal = " ".join(text.split())
+    return int.from_bytes(hashlib.sha256(normal.encode()).digest()[:8], "little")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """Per-item results in the split's item order; N items.
+
+    Which arrays are filled depends on the suite's form: `choice` fills correct, answer (option
+    index) and margin; `exact` fills correct, answer (`answer_hash`) and texts; `text` fills nll
+    and tokens. Arrays that do not apply are None.
+    """
+
+    form: Form
+    #: `items_digest` of the ids, in the order of the arrays
+    items: str
+    #: bool [N]: the gold answer was given
+    correct: np.ndarray | None = None
+    #: uint64 [N]: option index, or 64-bit hash of the normalised answer
+    answer: np.ndarray | None = None
+    #: float16 [N], nats: log-likelihood of gold minus that of the best other option
+    margin: np.ndarray | None = None
+    #: float32 [N], nats: negative log-likelihood of the whole text
+    nll: np.ndarray | None = None
+    #: int32 [N]: tokens that nll sums over
+    tokens: np.ndarray | None = None
+    #: generated answers as text, for people to read
+    texts: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        array = self.nll if self.form == "text" else self.correct
+        return 0 if array is None else len(array)
+
+    def units(self) -> np.ndarray:
+        """float64 [N]: the per-item value whose mean is the suite's score.
+
+        0/1 correctness, or nats per token for `text` (lower is better; weight by `tokens`).
+        """
+        if self.form == "text":
+            assert self.nll is not None and self.tokens is not None
+            return self.nll.astype(np.float64) / np.maximum(self.tokens, 1)
+        assert self.correct is not None
+        return self.correct.astype(np.float64)
+
+    def score(self) -> float:
+        """Accuracy, or corpus nats per token (sum of nll / sum of tokens) for `text`."""
+        if self.form == "text":
+            assert self.nll is not None and self.tokens is not None
+            return float(self.nll.sum(dtype=np.float64) / max(int(self.tokens.sum()), 1))
+        return float(self.units().mean())

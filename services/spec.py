@@ -1,0 +1,259 @@
+"""The study spec: what a user writes (YAML or JSON) to ask a question of a pool.
+
+Pure validation of the text; whether pools and suites exist is checked at submission. Unknown keys
+are errors, and every message names the field, the value and the mend.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from services.errors import SpecRefused
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
+Direction = Literal["maximize", "minimize"]
+#: metrics a study can ask for, and which way is better (score of a text suite: minimize)
+METRICS: dict[str, Direction] = {
+    "score": "maximize",
+    "macro": "maximize",
+    "negative_flip_rate": "minimize",
+    "positive_flip_rate": "maximize",
+    "churn": "minimize",
+    "inconsistency": "minimize",
+}
+MetricName = Literal[
+    "score", "macro", "negative_flip_rate", "positive_flip_rate", "churn", "inconsistency"
+]
+RATES = ("negative_flip_rate", "positive_flip_rate", "churn", "inconsistency")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Objective(_Strict):
+    """One axis of the front."""
+
+    metric: MetricName = Field(description="what is measured")
+    suite: Name | None = Field(
+        default=None, description="one suite; left out: all suites of the study together"
+    )
+    direction: Direction | None = Field(
+        default=None, description="left out: the way in which the metric is better"
+    )
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and axes."""
+        if self.metric == "score":
+            return str(self.suite)
+        return f"{self.metric}:{self.suite}" if self.suite else self.metric
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:
+        """`macro`, `negative_flip_rate`, `churn:trec` and plain suite names are short forms."""
+        if not isinstance(data, str):
+            return data
+        metric, _, suite = data.partition(":")
+        if metric in METRICS:
+            return {"metric": metric, "suite": suite or None}
+        return {"metric": "score", "suite": data}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Objective:
+        if self.metric == "score" and self.suite is None:
+            raise ValueError("score needs a suite; for the mean over all suites write macro")
+        if self.metric == "macro" and self.suite is not None:
+            raise ValueError("macro is over all suites; for one suite write its name")
+        return self
+
+
+class Constraint(_Strict):
+    """A bound that a candidate must keep, with confidence, to be feasible."""
+
+    metric: MetricName = Field(description="what is measured")
+    suite: Name | None = Field(
+        default=None,
+        description="a suite's name, or 'each' for every suite of the study; "
+        "left out: all suites together",
+    )
+    max: float | None = Field(default=None, description="upper bound")
+    min: float | None = Field(default=None, description="lower bound")
+    confidence: float | None = Field(
+        default=0.95,
+        gt=0.5,
+        lt=1,
+        description="the one-sided confidence bound must keep the limit; null: the estimate alone",
+    )
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Constraint:
+        if (self.max is None) == (self.min is None):
+            raise ValueError("give exactly one of max and min")
+        if self.metric == "macro" and self.suite is not None:
+            raise ValueError("macro is over all suites; leave suite out")
+        if self.metric == "score" and self.suite is None:
+            raise ValueError("score needs a suite, or 'each'")
+        return self
+
+
+class Search(_Strict):
+    """How candidates are proposed."""
+
+    method: Literal["cma-es", "nsga-ii", "random"] = Field(
+        default="cma-es", description="the searcher; cma-es climbs the mean of the objectives"
+    )
+    space: Literal["simplex", "affine"] = Field(
+        default="affine",
+        description="weights sum to 1; simplex: none negative; affine: within bounds",
+    )
+    bounds: tuple[float, float] = Field(
+        default=(-0.5, 1.5), description="smallest and largest weight in the affine space"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="same seed, same suggestions")
+    parallelism: int = Field(
+        default=8, ge=1, le=1024, description="candidates handed out at a time"
+    )
+    options: dict[str, float | int | str | bool] = Field(
+        default_factory=dict, description="options of the method (see docs/searchers)"
+    )
+
+    @field_validator("bounds")
+    @classmethod
+    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if not bounds[0] < bounds[1]:
+            raise ValueError("the first bound must be below the second")
+        return bounds
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """Smallest and largest weight of the space."""
+        return (0.0, 1.0) if self.space == "simplex" else self.bounds
+
+
+class Budget(_Strict):
+    """When the search stops."""
+
+    trials: int = Field(
+        default=100,
+        ge=1,
+        le=100_000,
+        description="candidates the searcher proposes; baselines come on top",
+    )
+    wall_minutes: float | None = Field(
+        default=None, gt=0, description="no new candidate after this time; null: no limit"
+    )
+    finalists: int = Field(
+        default=10, ge=1, le=200, description="candidates re-scored on validation and test"
+    )
+
+
+class Publish(_Strict):
+    """What happens to the chosen candidate."""
+
+    to: str = Field(
+        default="store",
+        description="'store': the store of the server's settings",
+        pattern="^store$",
+    )
+
+
+class StudySpec(_Strict):
+    """A study: pool + suites + reference + search + objectives + constraints + budget."""
+
+    name: Name = Field(description="for people; studies are told apart by their number")
+    pool: Name = Field(description="a registered pool")
+    reference: Name | None = Field(
+        default=None, description="the checkpoint deployed today; left out: the pool's reference"
+    )
+    suites: tuple[Name, ...] = Field(min_length=1, description="registered suites")
+    objectives: tuple[Objective, ...] = Field(
+        default=(), description="axes of the front; left out: the score of every suite"
+    )
+    constraints: tuple[Constraint, ...] = Field(default=(), description="bounds to keep")
+    search: Search = Field(default_factory=Search, description="how candidates are proposed")
+    budget: Budget = Field(default_factory=Budget, description="when the search stops")
+    publish: Publish | None = Field(
+        default=None, description="publish the chosen candidate when the study ends"
+    )
+    notes: str = Field(default="", max_length=20_000, description="free text, for people")
+
+    @model_validator(mode="after")
+    def _suites_known(self) -> StudySpec:
+        if len(set(self.suites)) != len(self.suites):
+            raise ValueError(f"suites: a suite stands twice in {list(self.suites)}")
+        for field, parts in (("objectives", self.objectives), ("constraints", self.constraints)):
+            for index, part in enumerate(parts):
+                each = field == "constraints" and part.suite == "each"
+                if part.suite is not None and not each and part.suite not in self.suites:
+                    raise ValueError(
+                        f"{field}.{index}.suite: {part.suite!r} is not among the study's suites "
+                        f"{list(self.suites)}"
+                    )
+        if len(set(self.axes)) != len(self.axes):
+            raise ValueError("objectives: one stands twice")
+        return self
+
+    @property
+    def axes(self) -> tuple[Objective, ...]:
+        """The objectives, with the default filled in."""
+        return self.objectives or tuple(
+            Objective(metric="score", suite=suite) for suite in self.suites
+        )
+
+
+def parse_spec(text: str, *, where: str = "spec") -> StudySpec:
+    """Read a spec from YAML (JSON is YAML); raises SpecRefused naming the field and the mend."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if hasattr(error, "problem_mark") else ""
+        raise SpecRefused("is not valid YAML", where=f"{where}{line}", mend=str(error)) from error
+    if not isinstance(data, dict):
+        raise SpecRefused(
+            f"holds {type(data).__name__}, not a mapping",
+            where=where,
+            mend="Start with `name:`, `pool:` and `suites:`",
+        )
+    return spec_from_dict(data, where=where)
+
+
+def spec_from_dict(data: dict[str, Any], *, where: str = "spec") -> StudySpec:
+    """Validate parsed data; raises SpecRefused for the first broken field."""
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise SpecRefused(
+                "unknown key",
+                where=f"{where}: {field}",
+                mend="Remove it or check its spelling (remelt study schema lists all keys)",
+            ) from error
+        message = first["msg"].removeprefix("Value error, ")
+        value = f" (given: {first['input']!r:.80})" if field and "input" in first else ""
+        raise SpecRefused(f"{message}{value}", where=f"{where}: {field}".rstrip(": ")) from error
+
+
+def load_spec(path: Path) -> StudySpec:
+    """Read a spec file; raises SpecRefused."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecRefused("cannot be read", where=str(path), mend=str(error)) from error
+    return parse_spec(text, where=str(path))

@@ -1,0 +1,281 @@
+"""Suites: items with one way of scoring, parsed from JSON Lines, and their three splits.
+
+Pure text in, values out: no files, no database. An item's split depends on the stored seed and on
+the item itself only, so adding items never moves an old one from the test split into the search.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NoReturn, get_args
+
+from optim.predictions import Form
+from services.errors import SuiteRefused
+
+Split = Literal["search", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+DEFAULT_FRACTIONS = (0.5, 0.25, 0.25)
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
+
+#: keys that an item of each form must have; `cluster` (or `group`, the same) may be added to any
+FORM_KEYS: dict[Form, tuple[str, ...]] = {
+    "choice": ("id", "context", "choices", "gold"),
+    "exact": ("id", "prompt", "target"),
+    "text": ("id", "text"),
+}
+_CLUSTER_KEYS = ("cluster", "group")
+_MARKS: dict[str, Form] = {
+    "choices": "choice", "gold": "choice", "context": "choice",
+    "prompt": "exact", "target": "exact", "text": "text",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question; which fields are used depends on the suite's form."""
+
+    id: str
+    context: str = ""
+    choices: tuple[str, ...] = ()
+    #: index into `choices`
+    gold: int = -1
+    prompt: str = ""
+    target: str = ""
+    text: str = ""
+    #: items with the same value share a context, so their errors are not independent
+    cluster: str | None = None
+
+    def to_dict(self, form: Form) -> dict[str, Any]:
+        """The item as it stands in a suite file."""
+        data = {key: getattr(self, key) for key in FORM_KEYS[form]}
+        if form == "choice":
+            data["choices"] = list(self.choices)
+        if self.cluster is not None:
+            data["cluster"] = self.cluster
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Items of one form. `digest` covers everything that changes a score or a split."""
+
+    name: str
+    form: Form
+    items: tuple[Item, ...] = field(repr=False)
+    #: `choice`: compare log-likelihoods divided by the bytes of each choice (lm-eval's acc_norm)
+    normalise: bool = False
+    #: shares of search, validation and test
+    fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
+    split_seed: str = "0"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of items, form, normalise, fractions and split seed; not of the name."""
+        data = {
+            "form": self.form,
+            "normalise": self.normalise,
+            "fractions": list(self.fractions),
+            "split_seed": self.split_seed,
+            "items": [item.to_dict(self.form) for item in self.items],
+        }
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def split(self, name: Split) -> tuple[Item, ...]:
+        """The items of one split, in the order of the file."""
+        if name not in SPLITS:
+            raise ValueError(f"split: {name!r} is not one of {SPLITS}")
+        return tuple(item for item in self.items if self.split_of(item) == name)
+
+    def split_of(self, item: Item) -> Split:
+        """The one split that an item is in, by a hash of the seed and its id."""
+        raw = hashlib.sha256(f"{self.split_seed}\0{item.id}".encode()).digest()
+        share = int.from_bytes(raw[:8], "big") / 2**64
+        search, validation, _ = self.fractions
+        if share < search:
+            return "search"
+        return "validation" if share < search + validation else "test"
+
+    def to_jsonl(self) -> str:
+        """The items as JSON Lines; `parse_suite` with the same settings gives an equal suite."""
+        lines = (json.dumps(item.to_dict(self.form), ensure_ascii=False) for item in self.items)
+        return "".join(f"{line}\n" for line in lines)
+
+
+def parse_suite(
+    name: str,
+    text: str,
+    *,
+    where: str,
+    normalise: bool = False,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    split_seed: str | int = 0,
+    require_splits: bool = True,
+) -> Suite:
+    """Parse JSON Lines; `where` names the file in messages. Blank lines and a BOM are fine.
+
+    `require_splits=False` lets a split be empty, for a suite that is only ever scored whole.
+    Raises SuiteRefused with file, line and mend.
+    """
+    _check_settings(name, where, fractions)
+    items: list[Item] = []
+    lines: dict[str, int] = {}
+    form: Form | None = None
+    # not splitlines(): U+2028 and U+0085 may stand inside a JSON string
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        if not line.strip():
+            continue
+        at = f"{where}:{number}"
+        data = _parse_line(line, at)
+        form = _check_form(data, form, at)
+        item = _parse_item(data, form, at)
+        if item.id in lines:
+            _refuse(at, f"id {item.id!r} is also on line {lines[item.id]}", "Give it another id")
+        lines[item.id] = number
+        items.append(item)
+    if form is None:
+        _refuse(where, "holds no items", "Write one JSON object a line")
+    if normalise and form != "choice":
+        _refuse(where, f"normalise does not apply to items of form {form!r}", "Leave it out")
+    suite = Suite(
+        name=name,
+        form=form,
+        items=tuple(items),
+        normalise=normalise,
+        fractions=(fractions[0], fractions[1], fractions[2]),
+        split_seed=str(split_seed),
+    )
+    filled = {suite.split_of(item) for item in items}
+    for split in SPLITS if require_splits else ():
+        if split not in filled:
+            _refuse(
+                where,
+                f"the {split} split is empty ({len(items)} items)",
+                "Add items, or change the fractions or the split seed",
+            )
+    return suite
+
+
+def _refuse(where: str, what: str, mend: str) -> NoReturn:
+    raise SuiteRefused(what, where=where, mend=mend)
+
+
+def _check_settings(name: str, where: str, fractions: Sequence[float]) -> None:
+    if not NAME.fullmatch(name):
+        _refuse(
+            where,
+            f"{name[:200]!r} is no suite name",
+            "Use a-z, 0-9, '.', '_' and '-', at most 96, a letter or digit first",
+        )
+    if (
+        len(fractions) != 3
+        or not all(math.isfinite(share) and share > 0 for share in fractions)
+        or not math.isclose(sum(fractions), 1, abs_tol=1e-9)
+    ):
+        _refuse(
+            where,
+            f"fractions {list(fractions)} are not three positive shares that sum to 1",
+            "For example 0.5, 0.25, 0.25",
+        )
+
+
+def _parse_line(line: str, at: str) -> dict[str, Any]:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(items)) != len(items):
+            raise ValueError("a key stands twice")
+        return dict(items)
+
+    try:
+        data = json.loads(line, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        _refuse(at, f"is not JSON ({error})", "Write one JSON object a line")
+    if not isinstance(data, dict):
+        _refuse(at, "is not a JSON object", "Write one JSON object a line")
+    return data
+
+
+def _check_form(data: dict[str, Any], form: Form | None, at: str) -> Form:
+    found = {_MARKS[key] for key in data if key in _MARKS}
+    if len(found) != 1:
+        _refuse(
+            at,
+            f"its keys {sorted(data)} are not those of one form",
+            'Use {"id","context","choices","gold"}, {"id","prompt","target"} or {"id","text"}',
+        )
+    (mine,) = found
+    if form is not None and mine != form:
+        _refuse(at, f"is of form {mine!r}, the items above are {form!r}", "Put it in another suite")
+    if unknown := sorted(set(data) - {*FORM_KEYS[mine], *_CLUSTER_KEYS}):
+        _refuse(at, f"unknown key {unknown[0]!r}", f"Known: {', '.join(FORM_KEYS[mine])}, cluster")
+    if missing := [key for key in FORM_KEYS[mine] if key not in data]:
+        _refuse(at, f"key {missing[0]!r} is missing", f"An item has {', '.join(FORM_KEYS[mine])}")
+    return mine
+
+
+def _string(data: dict[str, Any], key: str, at: str, *, empty: bool = False) -> str:
+    value = data[key]
+    if not isinstance(value, str):
+        _refuse(at, f"{key} is {json.dumps(value)[:100]}, not a string", "Put it in quotes")
+    return _check_text(value, key, at, empty=empty)
+
+
+def _check_text(value: str, key: str, at: str, *, empty: bool = False) -> str:
+    if not empty and not value.strip():
+        _refuse(at, f"{key} is empty", "Fill it, or remove the item")
+    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        _refuse(at, f"{key} holds a NUL or half a surrogate pair", "Remove that character")
+    return value
+
+
+def _parse_cluster(data: dict[str, Any], at: str) -> str | None:
+    keys = [key for key in _CLUSTER_KEYS if data.get(key) is not None]
+    if len(keys) > 1:
+        _refuse(at, "has both a cluster and a group, which mean the same", "Keep one of them")
+    return _string(data, keys[0], at) if keys else None
+
+
+def _parse_item(data: dict[str, Any], form: Form, at: str) -> Item:
+    item_id = _string(data, "id", at)
+    if len(item_id) > 256 or not item_id.isprintable():
+        _refuse(at, "id is longer than 256 or holds control characters", "Shorten it")
+    cluster = _parse_cluster(data, at)
+    if form == "text":
+        return Item(id=item_id, cluster=cluster, text=_string(data, "text", at))
+    if form == "exact":
+        return Item(
+            id=item_id,
+            cluster=cluster,
+            prompt=_string(data, "prompt", at),
+            target=_string(data, "target", at),
+        )
+    choices, gold = data["choices"], data["gold"]
+    if not isinstance(choices, list) or len(choices) < 2:
+        _refuse(at, "choices is not a list of at least two strings", "Give the options to rank")
+    for number, choice in enumerate(choices):
+        if not isinstance(choice, str) or not choice:
+            _refuse(at, f"choices[{number}] is empty or no string", "Give each option a text")
+        _check_text(choice, f"choices[{number}]", at, empty=True)
+    if len(set(choices)) != len(choices):
+        _refuse(at, "two choices are equal", "Give each option another text")
+    if type(gold) is not int or not 0 <= gold < len(choices):
+        _refuse(
+            at,
+            f"gold is {json.dumps(gold)[:100]}, not an index of the {len(choices)} choices",
+            f"Use a number from 0 to {len(choices) - 1}",
+        )
+    return Item(
+        id=item_id,
+        cluster=cluster,
+        context=_string(data, "context", at, empty=True),
+        choices=tuple(choices),
+        gold=gold,
+    )

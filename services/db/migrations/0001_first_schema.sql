@@ -75,8 +75,8 @@ CREATE TABLE study_suite (
     UNIQUE (study_id, suite_id)
 );
 
--- One candidate. What it scored on a split is in `evaluation`, `prediction` and `metric`;
--- the columns below `told_at` are what the search has been told of it, written once.
+-- One candidate: a recipe and where it came from. How it did is in `evaluation`, `prediction`
+-- and `metric`, always together with the split.
 CREATE TABLE trial (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     study_id bigint NOT NULL REFERENCES study ON DELETE CASCADE,
@@ -88,10 +88,6 @@ CREATE TABLE trial (
     weights float8[] NOT NULL,
     recipe jsonb NOT NULL,
     recipe_digest text NOT NULL,
-    told_at timestamptz,
-    objectives float8[],
-    violation float8,
-    rank int,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (study_id, number),
     UNIQUE (study_id, slot)
@@ -99,27 +95,37 @@ CREATE TABLE trial (
 
 ALTER TABLE study ADD FOREIGN KEY (chosen_trial_id) REFERENCES trial;
 
--- One piece of work: one trial on one split. The only rows that workers claim.
+-- One piece of work: one trial on one split. The only rows that workers claim. The columns from
+-- `told_at` on are what the study was told of it: written once, but for the rank.
 CREATE TABLE evaluation (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     trial_id bigint NOT NULL REFERENCES trial ON DELETE CASCADE,
     split text NOT NULL CHECK (split IN ('search', 'validation', 'test')),
     state text NOT NULL DEFAULT 'queued'
         CHECK (state IN ('queued', 'running', 'complete', 'failed', 'abandoned', 'cancelled')),
+    -- every claim counts one up and fences all writes; attempt - forgiven is held against the cap
     attempt int NOT NULL DEFAULT 0,
+    forgiven int NOT NULL DEFAULT 0,
     worker text,
     lease_until timestamptz,
     progress real NOT NULL DEFAULT 0,
-    told_at timestamptz,
     weights_digest text,
     cost jsonb NOT NULL DEFAULT '{}',
     error text,
     queued_at timestamptz NOT NULL DEFAULT now(),
     started_at timestamptz,
     finished_at timestamptz,
+    told_at timestamptz,
+    -- one value per objective of the study, in the user's direction
+    objectives float8[],
+    -- 0 or less: feasible; else how far its constraints are missed
+    violation float8,
+    -- 1 is the front of the split
+    rank int,
     UNIQUE (trial_id, split),
     CHECK (state <> 'running' OR lease_until IS NOT NULL),
-    CHECK (state <> 'complete' OR weights_digest IS NOT NULL)
+    CHECK (state <> 'complete' OR weights_digest IS NOT NULL),
+    CHECK (told_at IS NULL OR (state = 'complete' AND objectives IS NOT NULL))
 );
 CREATE INDEX evaluation_open ON evaluation (state, lease_until) WHERE state IN ('queued', 'running');
 

@@ -7,8 +7,8 @@ SET state = 'running', attempt = e.attempt + 1, worker = %(worker)s, progress = 
 FROM trial t
 JOIN study s ON s.id = t.study_id
 WHERE e.id = %(evaluation)s AND t.id = e.trial_id
-  AND e.state = 'queued' AND e.attempt < %(max_attempts)s
-  AND s.state IN ('running', 'paused')
+  AND e.state = 'queued' AND e.attempt - e.forgiven < %(max_attempts)s
+  AND s.state = 'running'
 RETURNING e.id, e.attempt, e.split, t.id AS trial_id, t.number, t.recipe, t.recipe_digest,
           s.id AS study_id, s.pool_id
 
@@ -60,10 +60,10 @@ RETURNING t.study_id
 -- Deterministic failures end here; retryable ones go back in the queue until the cap.
 UPDATE evaluation e
 SET state = CASE WHEN NOT %(retryable)s THEN 'failed'
-                 WHEN e.attempt >= %(max_attempts)s THEN 'abandoned'
+                 WHEN e.attempt - e.forgiven >= %(max_attempts)s THEN 'abandoned'
                  ELSE 'queued' END,
     error = %(error)s, lease_until = NULL, worker = NULL, queued_at = clock_timestamp(),
-    finished_at = CASE WHEN %(retryable)s AND e.attempt < %(max_attempts)s THEN NULL
+    finished_at = CASE WHEN %(retryable)s AND e.attempt - e.forgiven < %(max_attempts)s THEN NULL
                        ELSE clock_timestamp() END
 FROM trial t
 WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
@@ -71,9 +71,10 @@ WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
 RETURNING e.state, e.id, t.study_id
 
 -- name: give_back
--- A worker that shuts down returns its claim: nothing went wrong, so no attempt is spent.
+-- A worker that shuts down returns its claim. Nothing went wrong, so the attempt is forgiven, but
+-- its number is never used again: it is the fence.
 UPDATE evaluation e
-SET state = 'queued', attempt = e.attempt - 1, lease_until = NULL, worker = NULL,
+SET state = 'queued', forgiven = e.forgiven + 1, lease_until = NULL, worker = NULL,
     queued_at = clock_timestamp()
 WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
 RETURNING e.id
@@ -84,10 +85,10 @@ SELECT state, attempt FROM evaluation WHERE id = %(evaluation)s
 -- name: expire
 -- Leases that ran out on the database's clock.
 UPDATE evaluation e
-SET state = CASE WHEN e.attempt >= %(max_attempts)s THEN 'abandoned' ELSE 'queued' END,
+SET state = CASE WHEN e.attempt - e.forgiven >= %(max_attempts)s THEN 'abandoned' ELSE 'queued' END,
     error = 'the worker stopped renewing its lease', lease_until = NULL, worker = NULL,
     queued_at = clock_timestamp(),
-    finished_at = CASE WHEN e.attempt >= %(max_attempts)s THEN clock_timestamp() END
+    finished_at = CASE WHEN e.attempt - e.forgiven >= %(max_attempts)s THEN clock_timestamp() END
 FROM trial t
 WHERE e.state = 'running' AND e.lease_until < clock_timestamp() AND t.id = e.trial_id
 RETURNING e.state, e.id, t.study_id
@@ -97,7 +98,7 @@ RETURNING e.state, e.id, t.study_id
 SELECT e.id FROM evaluation e
 JOIN trial t ON t.id = e.trial_id
 JOIN study s ON s.id = t.study_id
-WHERE e.state = 'queued' AND s.state IN ('running', 'paused')
+WHERE e.state = 'queued' AND s.state = 'running'
   AND e.queued_at < clock_timestamp() - make_interval(secs => %(seconds)s)
   AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.topic = 'evaluate' AND o.subject = e.id)
 ORDER BY e.id LIMIT 1000

@@ -1,0 +1,114 @@
+"""Printing candidates: the front, the baselines and the reference side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from services.cli.output import interval, print_table
+from services.db import Database
+from services.studies import read
+from services.studies.propose import BASELINES, merit
+from services.studies.read import CandidateView
+from services.studies.record import Study
+
+#: weights smaller than this are left out of tables (never out of recipes)
+SHOWN_WEIGHT = 0.005
+
+
+def front_data(database: Database, number: int) -> dict[str, Any]:
+    """The candidates of the latest open split as JSON-ready data."""
+    study = read.get_study(database, number)
+    found = latest(database, study)
+    return {
+        "checkpoints": study.pool.names,
+        "objectives": [
+            {"name": axis.label, "direction": study.direction(i)}
+            for i, axis in enumerate(study.spec.axes)
+        ],
+        "split": found[0].split if found else "search",
+        "candidates": [candidate.to_dict() for candidate in found],
+    }
+
+
+def latest(database: Database, study: Study) -> list[CandidateView]:
+    """Candidates on validation once all of them are told, on search until then."""
+    validated = read.candidates(database, study, "validation")
+    if validated and study.phase not in ("search", "validation"):
+        return validated
+    return read.candidates(database, study, "search")
+
+
+def print_front(database: Database, number: int) -> None:
+    """State, then the front and the baselines on the latest open split."""
+    summary = read.study_summary(database, number)
+    study = read.get_study(database, number)
+    counts = f"{summary['complete']} complete, {summary['running']} running, "
+    counts += f"{summary['queued']} queued, {summary['failed']} failed"
+    click.echo(f"study {number} ({study.name}): {study.state}, phase {study.phase}; {counts}")
+    if study.failure:
+        click.echo(f"failure: {study.failure}")
+    found = latest(database, study)
+    if not any(c.trial.told for c in found):
+        click.echo("no results yet")
+        return
+    split = found[0].split
+    print_candidates(database, number, found, title=f"front and baselines on the {split} split")
+
+
+def print_candidates(
+    database: Database, number: int, found: Sequence[CandidateView], *, title: str
+) -> None:
+    """A table: the front's candidates by merit, then greedy soup, baselines and the reference."""
+    study = read.get_study(database, number)
+    chosen = read.study_summary(database, number)["chosen"]
+    told = [c for c in found if c.trial.objectives is not None]
+    shown = [c for c in told if c.trial.rank == 1 or c.trial.role in BASELINES]
+    best_greedy = max(
+        (c for c in told if c.trial.role == "greedy"),
+        key=lambda c: merit(study, c.trial),
+        default=None,
+    )
+    if best_greedy is not None and best_greedy not in shown:
+        shown.append(best_greedy)
+    shown.sort(key=lambda c: (c.trial.role in BASELINES, -merit(study, c.trial)))
+    several = len(study.scored) > 1
+    columns = ["trial", "what", *(s.name for s in study.suites)]
+    columns += [*(["macro"] if several else []), "neg. flips", "churn", "ok", "weights"]
+    print_table(
+        columns, [_line(study, c, chosen, several) for c in shown], title=title
+    )
+    click.echo(
+        f"* chosen. Scores with 95 % intervals on {shown[0].split} items; "
+        f"flips and churn against {study.reference}."
+    )
+
+
+def _line(
+    study: Study, candidate: CandidateView, chosen: int | None, several: bool
+) -> list[str]:
+    trial, metrics = candidate.trial, candidate.metrics
+
+    def cell(suite: str, name: str) -> str:
+        metric = metrics.get(suite, {}).get(name)
+        return "–" if metric is None else interval(metric.value, metric.low, metric.high)
+
+    mark = "*" if trial.number == chosen else ""
+    what = {"reference": f"{trial.label} (reference)", "search": "found"}.get(
+        trial.role, trial.label
+    )
+    scores = [cell(suite.name, "score") for suite in study.suites]
+    overall = [cell("", "macro")] if several else []
+    flips = [cell("", "negative_flip_rate"), cell("", "churn")]
+    feasible = "yes" if candidate.feasible else "no"
+    return [f"{trial.number}{mark}", what, *scores, *overall, *flips, feasible,
+            weights_text(study, trial.weights)]
+
+
+def weights_text(study: Study, weights: Sequence[float]) -> str:
+    """`trec .42, deployed .31, …`, largest first; tiny ones left out."""
+    named = zip(study.pool.names, weights, strict=True)
+    pairs = sorted(named, key=lambda pair: -abs(pair[1]))
+    return ", ".join(f"{name} {w:.2f}" for name, w in pairs if abs(w) >= SHOWN_WEIGHT)

@@ -1,0 +1,169 @@
+"""`remelt study`: submit, watch, steer and read studies."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from services.cli import front
+from services.cli.context import open_database
+from services.cli.output import json_option, print_json, print_table
+from services.cli.watch import watch
+from services.errors import NoFeasibleCandidate, RemeltError
+from services.spec import StudySpec, load_spec
+from services.studies import control, read, sealed
+from services.studies.export import export_study
+from services.studies.submit import submit as submit_study
+
+
+@click.group()
+def study() -> None:
+    """Search a pool for better merges."""
+
+
+@study.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--key", help="Submitting again with the same key returns the same study.")
+@click.option("--wait", is_flag=True, help="Wait until it ends, with a progress bar.")
+@click.option("--owner", default=None, help="Who asks; your login name by default.")
+@json_option
+def submit(file: Path, key: str | None, wait: bool, owner: str | None, as_json: bool) -> None:
+    """Submit the study that FILE (YAML or JSON) describes."""
+    spec = load_spec(file)
+    database = open_database()
+    made = submit_study(database, spec, key=key, owner=owner or getpass.getuser())
+    if wait:
+        watch(database, made.study, quiet=as_json)
+    if as_json:
+        print_json({"study": made.study, "created": made.created, **_summary(made.study)})
+    else:
+        state = "submitted" if made.created else "was submitted before with this key"
+        click.echo(f"study {made.study} ({spec.name}) {state}")
+        if wait:
+            front.print_front(database, made.study)
+        else:
+            click.echo(f"watch it: remelt study show {made.study} --wait")
+    if wait:
+        raise_for_end(made.study)
+
+
+@study.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List studies, newest first."""
+    found = read.list_studies(open_database())
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["study", "name", "state", "phase", "pool", "done", "budget", "failed", "created"],
+        [
+            (
+                s["id"],
+                s["name"],
+                s["state"],
+                s["phase"],
+                s["pool"],
+                s["complete"],
+                s["budget"],
+                s["failed"],
+                s["created_at"].strftime("%Y-%m-%d %H:%M"),
+            )
+            for s in found
+        ],
+    )
+
+
+@study.command()
+@click.argument("number", type=int)
+@click.option("--wait", is_flag=True, help="Wait until it ends, with a progress bar.")
+@json_option
+def show(number: int, wait: bool, as_json: bool) -> None:
+    """Show study NUMBER: its state, its front and its baselines."""
+    database = open_database()
+    if wait:
+        watch(database, number, quiet=as_json)
+    if as_json:
+        print_json({**_summary(number), **front.front_data(database, number)})
+    else:
+        front.print_front(database, number)
+    if wait:
+        raise_for_end(number)
+
+
+def _summary(number: int) -> dict[str, Any]:
+    return dict(read.study_summary(open_database(), number))
+
+
+def raise_for_end(number: int) -> None:
+    """Exit code 1 for a failed or cancelled study, 3 for one without a feasible candidate."""
+    found = _summary(number)
+    if found["state"] != "finished":
+        raise RemeltError(f"study {number} {found['state']}: {found['failure'] or 'no reason given'}")
+    if found["chosen"] is None:
+        raise NoFeasibleCandidate(
+            f"study {number} finished, but no candidate meets its constraints",
+            mend="Loosen a constraint, or add checkpoints to the pool",
+        )
+
+
+def _control(name: str, action: Any, help_: str) -> None:
+    @study.command(name, help=help_)
+    @click.argument("number", type=int)
+    @json_option
+    def command(number: int, as_json: bool) -> None:
+        action(open_database(), number)
+        if as_json:
+            print_json(_summary(number))
+        else:
+            click.echo(f"study {number}: {_summary(number)['state']}")
+
+
+_control("pause", control.pause, "Hand out no more candidates of study NUMBER.")
+_control("resume", control.resume, "Go on with the paused study NUMBER.")
+_control("cancel", control.cancel, "End study NUMBER now, keeping what it found.")
+
+
+@study.command()
+@click.argument("number", type=int)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["json", "csv", "mergekit"]),
+    default="json",
+    help="json: everything; csv: one line a trial; mergekit: the chosen candidate's YAML.",
+)
+@click.option("--trial", type=int, help="With mergekit: this trial instead of the chosen one.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write to a file instead of stdout.")
+def export(number: int, kind: str, trial: int | None, out: Path | None) -> None:
+    """Export study NUMBER."""
+    text = export_study(open_database(), number, kind, trial=trial)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+        click.echo(f"wrote {out}")
+
+
+@study.command()
+@click.argument("number", type=int)
+@json_option
+def report(number: int, as_json: bool) -> None:
+    """The sealed test split of finished study NUMBER. Each reading is logged."""
+    database = open_database()
+    found = sealed.final_report(database, number, purpose="remelt study report")
+    if as_json:
+        data = [candidate.to_dict() for candidate in found]
+        print_json({"candidates": data, "readings": sealed.readings(database, number)})
+        return
+    front.print_candidates(database, number, found, title="test split (sealed until the choice)")
+
+
+@study.command()
+def schema() -> None:
+    """Print the JSON schema of a study spec."""
+    click.echo(json.dumps(StudySpec.model_json_schema(), indent=2))

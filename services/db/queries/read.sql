@@ -1,0 +1,59 @@
+-- name: studies
+SELECT s.id, s.key, s.name, s.owner, s.state, s.phase, p.name AS pool, s.reference, s.created_at,
+       s.finished_at, s.changed_at, s.failure,
+       (s.spec->'budget'->>'trials')::int AS budget,
+       c.number AS chosen,
+       count(t.id) FILTER (WHERE t.role = 'search') AS asked,
+       count(e.id) FILTER (WHERE e.state = 'complete') AS complete,
+       count(e.id) FILTER (WHERE e.state = 'running') AS running,
+       count(e.id) FILTER (WHERE e.state = 'queued') AS queued,
+       count(e.id) FILTER (WHERE e.state IN ('failed', 'abandoned')) AS failed
+FROM study s
+JOIN pool p ON p.id = s.pool_id
+LEFT JOIN trial c ON c.id = s.chosen_trial_id
+LEFT JOIN trial t ON t.study_id = s.id
+LEFT JOIN evaluation e ON e.trial_id = t.id AND e.split = 'search'
+WHERE %(study)s::bigint IS NULL OR s.id = %(study)s
+GROUP BY s.id, p.name, c.number ORDER BY s.id DESC
+
+-- name: counts
+SELECT e.split, e.state, count(*) AS n
+FROM evaluation e JOIN trial t ON t.id = e.trial_id
+WHERE t.study_id = %(study)s GROUP BY 1, 2 ORDER BY 1, 2
+
+-- name: pace
+-- Seconds per finished evaluation over the last minute of work, for an estimate of what is left.
+SELECT count(*) AS n,
+       extract(epoch FROM max(e.finished_at) - min(e.finished_at))::float8 AS seconds
+FROM (SELECT e.finished_at FROM evaluation e JOIN trial t ON t.id = e.trial_id
+      WHERE t.study_id = %(study)s AND e.state = 'complete'
+      ORDER BY e.finished_at DESC LIMIT 30) e
+
+-- name: change_mark
+-- One cheap value that differs whenever anything of the study did.
+SELECT s.changed_at, s.state, s.phase,
+       (SELECT count(*) FROM evaluation e JOIN trial t ON t.id = e.trial_id
+        WHERE t.study_id = s.id AND e.told_at IS NOT NULL) AS told
+FROM study s WHERE s.id = %(study)s
+
+-- name: trial_detail
+SELECT t.*, t.recipe AS recipe_data FROM trial t
+WHERE t.study_id = %(study)s AND t.number = %(number)s
+
+-- name: evaluations_of_trial
+SELECT split, state, attempt, worker, weights_digest, cost, error, started_at, finished_at
+FROM evaluation WHERE trial_id = %(trial)s ORDER BY id
+
+-- name: workers
+SELECT name, kind, started_at, seen_at, info,
+       extract(epoch FROM clock_timestamp() - seen_at)::float8 AS silent_seconds
+FROM worker WHERE seen_at > clock_timestamp() - interval '1 day' ORDER BY kind, name
+
+-- name: seen
+INSERT INTO worker (name, kind, info) VALUES (%(name)s, %(kind)s, %(info)s)
+ON CONFLICT (name) DO UPDATE SET seen_at = clock_timestamp(), kind = EXCLUDED.kind,
+    info = EXCLUDED.info
+
+-- name: queue_depth
+SELECT count(*) FILTER (WHERE state = 'queued') AS queued,
+       count(*) FILTER (WHERE state = 'running') AS running FROM evaluation

@@ -1,0 +1,133 @@
+-- name: insert
+INSERT INTO study (key, name, owner, spec, pool_id, reference, code_version)
+VALUES (%(key)s, %(name)s, %(owner)s, %(spec)s, %(pool)s, %(reference)s, %(code_version)s)
+ON CONFLICT (key) DO NOTHING
+RETURNING id
+
+-- name: by_key
+SELECT id, spec FROM study WHERE key = %(key)s
+
+-- name: add_suite
+INSERT INTO study_suite (study_id, position, suite_id) VALUES (%(study)s, %(position)s, %(suite)s)
+
+-- name: get
+SELECT s.*, p.name AS pool, p.reference AS pool_reference
+FROM study s JOIN pool p ON p.id = s.pool_id WHERE s.id = %(study)s
+
+-- name: lock
+-- One advance at a time per study; the lock ends with the transaction.
+SELECT pg_advisory_xact_lock(%(space)s, %(study)s::int)
+
+-- name: suites
+SELECT u.id, u.name, u.form, u.digest, u.items, u.search_items, u.validation_items, u.test_items
+FROM study_suite x JOIN suite u ON u.id = x.suite_id
+WHERE x.study_id = %(study)s ORDER BY x.position
+
+-- name: suites_with_content
+SELECT u.id, u.name, u.form, u.digest, u.settings, u.content
+FROM study_suite x JOIN suite u ON u.id = x.suite_id
+WHERE x.study_id = %(study)s ORDER BY x.position
+
+-- name: event
+INSERT INTO event (study_id, text) VALUES (%(study)s, %(text)s)
+
+-- name: events
+SELECT id, at, text FROM event WHERE study_id = %(study)s ORDER BY id
+
+-- name: touch
+UPDATE study SET changed_at = clock_timestamp() WHERE id = %(study)s
+
+-- name: set_phase
+UPDATE study SET phase = %(phase)s, changed_at = clock_timestamp() WHERE id = %(study)s
+
+-- name: set_chosen
+UPDATE study SET chosen_trial_id = %(trial)s, changed_at = clock_timestamp() WHERE id = %(study)s
+
+-- name: finish
+UPDATE study SET state = %(state)s, phase = 'done', failure = %(failure)s,
+    finished_at = clock_timestamp(), changed_at = clock_timestamp()
+WHERE id = %(study)s AND state IN ('running', 'paused')
+RETURNING id
+
+-- name: pause
+UPDATE study SET state = 'paused', changed_at = clock_timestamp()
+WHERE id = %(study)s AND state = 'running' RETURNING id
+
+-- name: resume
+UPDATE study SET state = 'running', changed_at = clock_timestamp()
+WHERE id = %(study)s AND state = 'paused' RETURNING id
+
+-- name: cancel
+UPDATE study SET state = 'cancelled', phase = 'done', finished_at = clock_timestamp(),
+    changed_at = clock_timestamp()
+WHERE id = %(study)s AND state IN ('running', 'paused') RETURNING id
+
+-- name: cancel_evaluations
+-- A running worker finds its claim gone at the next heartbeat; its late writes are fenced off.
+UPDATE evaluation e
+SET state = 'cancelled', lease_until = NULL, finished_at = clock_timestamp()
+FROM trial t
+WHERE t.id = e.trial_id AND t.study_id = %(study)s AND e.state IN ('queued', 'running')
+
+-- name: queued_evaluations
+SELECT e.id FROM evaluation e JOIN trial t ON t.id = e.trial_id
+WHERE t.study_id = %(study)s AND e.state = 'queued' ORDER BY e.id
+
+-- name: trials
+-- Trials with what the study was told of them on one split.
+SELECT t.id, t.number, t.role, t.slot, t.label, t.weights, t.recipe_digest,
+       e.id AS evaluation_id, e.state, e.told_at, e.objectives, e.violation, e.rank, e.error
+FROM trial t JOIN evaluation e ON e.trial_id = t.id AND e.split = %(split)s
+WHERE t.study_id = %(study)s ORDER BY t.number
+
+-- name: insert_trial
+INSERT INTO trial (study_id, number, role, slot, label, weights, recipe, recipe_digest)
+VALUES (%(study)s, %(number)s, %(role)s, %(slot)s, %(label)s, %(weights)s, %(recipe)s,
+        %(recipe_digest)s)
+RETURNING id
+
+-- name: insert_evaluation
+INSERT INTO evaluation (trial_id, split) VALUES (%(trial)s, %(split)s) RETURNING id
+
+-- name: predictions
+SELECT p.* FROM prediction p
+WHERE p.trial_id = %(trial)s AND p.split = %(split)s
+
+-- name: tell
+-- Written once: a second telling finds no row.
+UPDATE evaluation
+SET told_at = clock_timestamp(), objectives = %(objectives)s, violation = %(violation)s
+WHERE id = %(evaluation)s AND told_at IS NULL AND state = 'complete' RETURNING id
+
+-- name: set_rank
+UPDATE evaluation SET rank = %(rank)s WHERE id = %(evaluation)s AND rank IS DISTINCT FROM %(rank)s
+
+-- name: insert_metric
+INSERT INTO metric (trial_id, split, suite, name, value, low, high, n)
+VALUES (%(trial)s, %(split)s, %(suite)s, %(name)s, %(value)s, %(low)s, %(high)s, %(n)s)
+
+-- name: metrics
+-- `split` is always named by the caller: 'test' only through services.studies.sealed.
+SELECT m.trial_id, t.number, m.suite, m.name, m.value, m.low, m.high, m.n
+FROM metric m JOIN trial t ON t.id = m.trial_id
+WHERE t.study_id = %(study)s AND m.split = %(split)s ORDER BY t.number, m.suite, m.name
+
+-- name: open_test
+INSERT INTO test_reading (study_id, purpose, trials) VALUES (%(study)s, %(purpose)s, %(trials)s)
+
+-- name: test_readings
+SELECT at, purpose, trials FROM test_reading WHERE study_id = %(study)s ORDER BY id
+
+-- name: started_seconds
+SELECT extract(epoch FROM clock_timestamp() - created_at)::float8 AS seconds
+FROM study WHERE id = %(study)s
+
+-- name: sleeping
+-- Running studies with nothing in flight although something is to be done.
+SELECT s.id FROM study s
+WHERE s.state = 'running' AND (
+    EXISTS (SELECT 1 FROM trial t JOIN evaluation e ON e.trial_id = t.id
+            WHERE t.study_id = s.id AND e.state = 'complete' AND e.told_at IS NULL)
+    OR NOT EXISTS (SELECT 1 FROM trial t JOIN evaluation e ON e.trial_id = t.id
+                   WHERE t.study_id = s.id AND e.state IN ('queued', 'running')))
+  AND s.changed_at < clock_timestamp() - make_interval(secs => %(seconds)s)

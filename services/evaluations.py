@@ -1,0 +1,209 @@
+"""Claims on evaluations: taking one, keeping its lease, writing results under it, ending it.
+
+Every write names the attempt it was claimed with, so a worker that lost its lease can neither
+write results nor end the next attempt. Times are the database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from optim.predictions import Predictions
+from optim.recipe import Recipe
+from services import outbox, registry
+from services.db import Connection, Database, Row, row, rows
+from services.predictions import pack
+from services.settings import Settings
+from services.studies.record import Split
+from services.suites import Suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A running attempt held by one worker."""
+
+    evaluation: int
+    attempt: int
+    study: int
+    trial: int
+    number: int
+    split: Split
+    pool_id: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the holder of a claim needs: the pool, and the suites that are not finished yet."""
+
+    pool: registry.Pool
+    #: (suite id, suite), without those that an earlier attempt finished
+    suites: Sequence[tuple[int, Suite]]
+    finished: int
+
+
+def claim(database: Database, evaluation: int, worker: str, config: Settings) -> Claim | None:
+    """Take a queued evaluation, or None when there is nothing to do (done, taken, cancelled)."""
+    found = database.row(
+        "evaluations.claim",
+        evaluation=evaluation,
+        worker=worker,
+        lease=config.lease_seconds,
+        max_attempts=config.max_attempts,
+    )
+    if found is None:
+        return None
+    return Claim(
+        evaluation=found["id"],
+        attempt=found["attempt"],
+        study=found["study_id"],
+        trial=found["trial_id"],
+        number=found["number"],
+        split=found["split"],
+        pool_id=found["pool_id"],
+        recipe=Recipe.from_dict(found["recipe"]),
+    )
+
+
+def load_job(database: Database, held: Claim) -> Job:
+    """The pool and unfinished suites of a claim. Raises IntegrityError for a changed suite."""
+    with database.transaction() as connection:
+        done = {
+            r["suite_id"]
+            for r in rows(
+                connection,
+                "evaluations.finished_suites",
+                trial=held.trial,
+                split=held.split,
+                recipe_digest=held.recipe.digest,
+            )
+        }
+        stored = rows(connection, "studies.suites_with_content", study=held.study)
+        pool = registry.pool_by_id(connection, held.pool_id)
+    wanted = [(r["id"], registry.suite_from_row(r)) for r in stored if r["id"] not in done]
+    return Job(pool=pool, suites=wanted, finished=len(done))
+
+
+def renew(database: Database, held: Claim, progress: float, config: Settings) -> bool:
+    """Keep the lease; False when the claim is gone (expired and retaken, or cancelled)."""
+    kept = database.row(
+        "evaluations.renew",
+        evaluation=held.evaluation,
+        attempt=held.attempt,
+        lease=config.lease_seconds,
+        progress=progress,
+    )
+    return kept is not None
+
+
+def save_predictions(
+    database: Database,
+    held: Claim,
+    suite_id: int,
+    suite: Suite,
+    predictions: Predictions,
+    cost: dict[str, Any],
+) -> None:
+    """Store one finished suite; does nothing when the claim is gone or the row stands already."""
+    database.rows(
+        "evaluations.save_predictions",
+        evaluation=held.evaluation,
+        attempt=held.attempt,
+        suite=suite_id,
+        suite_digest=suite.digest,
+        cost=Jsonb(cost),
+        **pack(predictions),
+    )
+
+
+def complete(database: Database, held: Claim, weights_digest: str, cost: dict[str, Any]) -> bool:
+    """End the claim as complete and wake its study, in one transaction.
+
+    False when the claim is gone, or when a suite's row is missing.
+    """
+    with database.transaction() as connection:
+        ended = row(
+            connection,
+            "evaluations.complete",
+            evaluation=held.evaluation,
+            attempt=held.attempt,
+            weights_digest=weights_digest,
+            cost=Jsonb(cost),
+        )
+        if ended is not None:
+            outbox.add(connection, "advance", [ended["study_id"]])
+    if ended is not None:
+        outbox.relay(database)
+    return ended is not None
+
+
+def fail(
+    database: Database, held: Claim, error: str, *, retryable: bool, config: Settings
+) -> str | None:
+    """End the claim as failed; returns the new state ('queued' = will be tried again), or None
+    when the claim is gone."""
+    with database.transaction() as connection:
+        ended = row(
+            connection,
+            "evaluations.fail",
+            evaluation=held.evaluation,
+            attempt=held.attempt,
+            error=error[:2000],
+            retryable=retryable,
+            max_attempts=config.max_attempts,
+        )
+        if ended is None:
+            return None
+        _follow_up(connection, ended)
+    outbox.relay(database)
+    return str(ended["state"])
+
+
+def give_back(database: Database, held: Claim) -> None:
+    """Return a claim unharmed, for a worker that is told to stop."""
+    with database.transaction() as connection:
+        returned = row(
+            connection,
+            "evaluations.give_back",
+            evaluation=held.evaluation,
+            attempt=held.attempt,
+        )
+        if returned is not None:
+            outbox.add(connection, "evaluate", [held.evaluation])
+    outbox.relay(database)
+
+
+def expire(database: Database, config: Settings) -> int:
+    """Return or abandon claims whose lease ran out; how many."""
+    with database.transaction() as connection:
+        ended = rows(connection, "evaluations.expire", max_attempts=config.max_attempts)
+        for one in ended:
+            _follow_up(connection, one)
+    return len(ended)
+
+
+def requeue_lost(database: Database, seconds: float) -> int:
+    """Send again for evaluations that stayed queued so long that their message must be gone."""
+    with database.transaction() as connection:
+        lost = [r["id"] for r in rows(connection, "evaluations.lost", seconds=seconds)]
+        if lost:
+            outbox.add(connection, "evaluate", lost)
+            rows(connection, "evaluations.requeued", ids=lost)
+    return len(lost)
+
+
+def _follow_up(connection: Connection, ended: Row) -> None:
+    """A requeued evaluation needs a message; an ended one wakes its study."""
+    if ended["state"] == "queued":
+        outbox.add(connection, "evaluate", [ended["id"]])
+    else:
+        outbox.add(connection, "advance", [ended["study_id"]])
+
+
+def seen(database: Database, worker: str, kind: str, info: dict[str, Any]) -> None:
+    """Write that a worker is alive, and what it is doing."""
+    database.rows("read.seen", name=worker, kind=kind, info=Jsonb(info))

@@ -1,0 +1,287 @@
+"""The registry: pools of checkpoints and suites, checked when they are added, pinned by digest.
+
+Adding reads every byte of a checkpoint once (its digest and its finite values); nothing is loaded
+as code and nothing is kept in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from services.checkpoints import Checkpoint, check_mergeable, read_checkpoint
+from services.db import Connection, Database, Row, row, rows
+from services.errors import BadInput, IntegrityError, NotFound
+from services.settings import Settings
+from services.spec import NAME
+from services.store import fetch_checkpoint
+from services.suites import Suite, parse_suite
+
+MAX_SUITE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One checkpoint of a pool: its name there and where its files are."""
+
+    name: str
+    uri: str
+    digest: str
+    parameters: int
+    dtype: str
+    files: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A registered pool, members in coefficient order."""
+
+    id: int
+    name: str
+    reference: str
+    members: tuple[Member, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the members, in coefficient order."""
+        return [member.name for member in self.members]
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Manifest digests of the members, in coefficient order."""
+        return tuple(member.digest for member in self.members)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that candidates are rounded to: the members' own, float32 when they differ."""
+        kinds = {member.dtype for member in self.members}
+        return kinds.pop() if len(kinds) == 1 else "float32"
+
+
+def check_name(name: str, what: str) -> str:
+    """Return the name, or raise BadInput when it is not a plain lower-case name."""
+    if not NAME.fullmatch(name):
+        raise BadInput(
+            f"{name!r} is not a name",
+            where=what,
+            mend="Use a-z, 0-9, dot, dash and underscore, at most 96 characters, "
+            "starting with a letter or digit",
+        )
+    return name
+
+
+def named_sources(sources: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, location) of `DIR`, `s3://…` or `name=location` arguments; a name defaults to the
+    last part of its location."""
+    pairs: list[tuple[str, str]] = []
+    for source in sources:
+        name, sep, location = source.partition("=")
+        if not sep or "/" in name:
+            name, location = source.rstrip("/").rsplit("/", 1)[-1].lower(), source
+        pairs.append((check_name(name, f"checkpoint {source}"), location))
+    twice = {name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1}
+    if twice:
+        raise BadInput(
+            f"two checkpoints are called {sorted(twice)[0]!r}",
+            where="pool",
+            mend="Give names: other-name=DIR",
+        )
+    return pairs
+
+
+def add_pool(
+    database: Database,
+    config: Settings,
+    name: str,
+    sources: Sequence[str],
+    *,
+    reference: str,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Pool:
+    """Read, check and store a pool; the same pool again is fine.
+
+    `progress(checkpoint, bytes done, bytes in all)`. Raises CheckpointRefused, or BadInput for a
+    bad name, an unknown reference, or a name already taken by other checkpoints.
+    """
+    check_name(name, "pool")
+    pairs = named_sources(sources)
+    if len(pairs) < 2:
+        raise BadInput("a pool needs at least two checkpoints", where=f"pool {name}")
+    if reference not in [n for n, _ in pairs]:
+        raise BadInput(
+            f"reference {reference!r} is not among the checkpoints",
+            where=f"pool {name}",
+            mend=f"Name one of: {', '.join(n for n, _ in pairs)}",
+        )
+    read: list[tuple[str, str, Checkpoint]] = []
+    for member, location in pairs:
+        path = local_path(location, config)
+        tick = (lambda a, b, m=member: progress(m, a, b)) if progress else None
+        checkpoint = read_checkpoint(path, progress=tick)
+        uri = location if location.startswith("s3://") else path.resolve().as_uri()
+        read.append((member, uri, checkpoint))
+    check_mergeable([(member, checkpoint) for member, _, checkpoint in read])
+    return _store_pool(database, name, reference, read)
+
+
+def local_path(location: str, config: Settings) -> Path:
+    """The folder of a checkpoint location, fetched into the cache when it is in S3."""
+    if location.startswith("s3://"):
+        key = hashlib.sha256(location.encode()).hexdigest()[:16]
+        return fetch_checkpoint(location, config.home / "cache" / "checkpoints" / key, config)
+    return Path(location.removeprefix("file://"))
+
+
+def _store_pool(
+    database: Database, name: str, reference: str, read: list[tuple[str, str, Checkpoint]]
+) -> Pool:
+    digests = [(member, checkpoint.digest) for member, _, checkpoint in read]
+    seen: dict[str, str] = {}
+    for member, digest in digests:
+        if digest in seen:
+            raise BadInput(
+                f"{member!r} and {seen[digest]!r} are the same checkpoint",
+                where=f"pool {name}",
+                mend="Leave one out",
+            )
+        seen[digest] = member
+    pool_digest = hashlib.sha256(json.dumps([*digests, reference]).encode()).hexdigest()
+    with database.transaction() as connection:
+        for _, _, checkpoint in read:
+            rows(
+                connection,
+                "registry.add_checkpoint",
+                digest=checkpoint.digest,
+                files=Jsonb(checkpoint.manifest()["files"]),
+                config=Jsonb(checkpoint.config),
+                tokenizer_digest=checkpoint.tokenizer_digest,
+                dtype=checkpoint.dtype,
+                parameters=checkpoint.parameters,
+            )
+        made = row(
+            connection, "registry.add_pool", name=name, digest=pool_digest, reference=reference
+        )
+        if made is None:
+            existing = row(connection, "registry.pool", name=name)
+            if existing is None or existing["digest"] != pool_digest:
+                raise BadInput(
+                    "is registered with other checkpoints or another reference",
+                    where=f"pool {name}",
+                    mend="Use a new name: studies stay bound to the pool they were run on",
+                )
+            return pool(connection, name)
+        for position, (member, uri, checkpoint) in enumerate(read):
+            rows(
+                connection,
+                "registry.add_member",
+                pool=made["id"],
+                position=position,
+                name=member,
+                checkpoint=checkpoint.digest,
+                uri=uri,
+            )
+        return pool(connection, name)
+
+
+def pool(connection: Connection, name: str) -> Pool:
+    """The pool of that name; raises NotFound."""
+    found = row(connection, "registry.pool", name=name)
+    if found is None:
+        known = [r["name"] for r in rows(connection, "registry.pools")]
+        raise NotFound(
+            f"no pool is called {name!r}",
+            mend=f"Known: {', '.join(known) or 'none'}. Add one with `remelt pool add`",
+        )
+    return _pool_from_row(connection, found)
+
+
+def pool_by_id(connection: Connection, pool_id: int) -> Pool:
+    """The pool with that id."""
+    found = row(connection, "registry.pool_by_id", pool=pool_id)
+    assert found is not None
+    return _pool_from_row(connection, found)
+
+
+def _pool_from_row(connection: Connection, found: Row) -> Pool:
+    members = tuple(
+        Member(
+            name=m["name"],
+            uri=m["uri"],
+            digest=m["checkpoint_digest"],
+            parameters=m["parameters"],
+            dtype=m["dtype"],
+            files=m["files"],
+        )
+        for m in rows(connection, "registry.members", pool=found["id"])
+    )
+    return Pool(
+        id=found["id"], name=found["name"], reference=found["reference"], members=members
+    )
+
+
+def add_suite(
+    database: Database, name: str, path: Path, *, normalise: bool = False
+) -> tuple[Suite, bool]:
+    """Read, check and store a suite; (suite, whether it is new). Raises SuiteRefused, BadInput."""
+    check_name(name, "suite")
+    try:
+        if path.stat().st_size > MAX_SUITE_BYTES:
+            raise BadInput(
+                f"is larger than {MAX_SUITE_BYTES >> 20} MiB",
+                where=str(path),
+                mend="Cut it into several suites",
+            )
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput("cannot be read as UTF-8 text", where=str(path), mend=str(error)) from error
+    suite = parse_suite(name, text, where=str(path), normalise=normalise)
+    sizes = {f"{split}_items": len(suite.split(split)) for split in ("search", "validation", "test")}
+    made = database.row(
+        "registry.add_suite",
+        name=name,
+        digest=suite.digest,
+        form=suite.form,
+        items=len(suite.items),
+        settings=Jsonb(
+            {
+                "normalise": suite.normalise,
+                "fractions": list(suite.fractions),
+                "split_seed": suite.split_seed,
+            }
+        ),
+        content=zlib.compress(suite.to_jsonl().encode()),
+        **sizes,
+    )
+    return suite, made is not None
+
+
+def suite_row(connection: Connection, name: str) -> Row:
+    """The newest row of a suite's name; raises NotFound."""
+    found = row(connection, "registry.suite", name=name)
+    if found is None:
+        known = [r["name"] for r in rows(connection, "registry.suites")]
+        raise NotFound(
+            f"no suite is called {name!r}",
+            mend=f"Known: {', '.join(known) or 'none'}. Add one with `remelt suite add`",
+        )
+    return found
+
+
+def suite_from_row(found: Row) -> Suite:
+    """A stored suite with its items; raises IntegrityError when its content is not its digest's."""
+    text = zlib.decompress(found["content"]).decode()
+    suite = parse_suite(found["name"], text, where=f"suite {found['name']}", **found["settings"])
+    if suite.digest != found["digest"]:
+        raise IntegrityError(
+            "its stored items do not match its digest",
+            where=f"suite {found['name']}",
+            mend="Register the suite again and submit a new study",
+        )
+    return suite

@@ -1,0 +1,1 @@
+"""The life of a study: submit, advance, pause, resume, cancel, finish, read."""

@@ -1,0 +1,104 @@
+"""`advance(study)`: the only place where a study asks for candidates and is told of results.
+
+One transaction under the study's advisory lock: tell what came in, rank, ask for more, move to the
+next phase. Called any number of times, late or twice, it does what is left to do and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg.types.json import Jsonb
+
+from optim.recipe import Recipe
+from services import outbox
+from services.db import Connection, Database, row, rows
+from services.studies import finals
+from services.studies.propose import Candidate, next_candidates, search_is_over
+from services.studies.record import Split, Study, Trial, load_study, load_trials, lock_study
+from services.studies.tell import tell
+
+
+def advance(database: Database, study_id: int) -> None:
+    """Do everything that can be done for a study now. Raises NotFound for an unknown study."""
+    with database.transaction() as connection:
+        lock_study(connection, study_id)
+        study = load_study(connection, study_id)
+        while study.state == "running" and _step(connection, study):
+            study = load_study(connection, study_id)
+    outbox.relay(database)
+
+
+def _step(connection: Connection, study: Study) -> bool:
+    """One phase's work; True when the study moved on and there may be more to do."""
+    if study.phase == "search":
+        return _search(connection, study)
+    if study.phase == "validation":
+        return _rescored(connection, study, "validation", after=finals.choose)
+    if study.phase == "test":
+        return _rescored(connection, study, "test", after=finals.start_publishing)
+    return finals.finish_when_published(connection, study)
+
+
+def _search(connection: Connection, study: Study) -> bool:
+    tell(connection, study, "search")
+    trials = load_trials(connection, study.id, "search")
+    reference = next((t for t in trials if t.role == "reference"), None)
+    if reference is not None and reference.closed and reference.objectives is None:
+        problem = f"the reference could not be evaluated: {reference.error}"
+        return finals.end(connection, study, "failed", problem)
+    out_of_time = _out_of_time(connection, study)
+    if search_is_over(study, trials, out_of_time=out_of_time):
+        rows(connection, "studies.set_phase", study=study.id, phase="validation")
+        rows(connection, "studies.event", study=study.id, text="search over; validating")
+        finals.queue_validation(connection, study, trials)
+        return True
+    room = study.spec.search.parallelism - sum(not t.closed for t in trials)
+    if room > 0:
+        found = next_candidates(study, trials, room, closing=out_of_time)
+        _insert(connection, study, trials, found)
+    return False
+
+
+def _rescored(connection: Connection, study: Study, split: Split, *, after: finals.Step) -> bool:
+    tell(connection, study, split)
+    trials = load_trials(connection, study.id, split)
+    return all(t.closed for t in trials) and after(connection, study, trials)
+
+
+def _insert(
+    connection: Connection, study: Study, trials: Sequence[Trial], found: Sequence[Candidate]
+) -> None:
+    first = len(trials)
+    evaluations: list[int] = []
+    for number, candidate in enumerate(found, start=first):
+        recipe = Recipe(
+            parents=study.pool.digests, weights=candidate.weights, dtype=study.pool.dtype
+        )
+        made = row(
+            connection,
+            "studies.insert_trial",
+            study=study.id,
+            number=number,
+            role=candidate.role,
+            slot=candidate.slot,
+            label=candidate.label,
+            weights=list(candidate.weights),
+            recipe=Jsonb(recipe.to_dict()),
+            recipe_digest=recipe.digest,
+        )
+        assert made is not None
+        queued = row(connection, "studies.insert_evaluation", trial=made["id"], split="search")
+        assert queued is not None
+        evaluations.append(queued["id"])
+    outbox.add(connection, "evaluate", evaluations)
+    if evaluations:
+        rows(connection, "studies.touch", study=study.id)
+
+
+def _out_of_time(connection: Connection, study: Study) -> bool:
+    minutes = study.spec.budget.wall_minutes
+    if minutes is None:
+        return False
+    spent = row(connection, "studies.started_seconds", study=study.id)
+    return spent is not None and spent["seconds"] > minutes * 60

@@ -1,0 +1,35 @@
+"""The sealed test split: the only reader of test results, and every reading is logged.
+
+The search phase cannot come here: it opens for studies that have made their choice.
+"""
+
+from __future__ import annotations
+
+from services.db import Database, Row, rows
+from services.errors import BadInput
+from services.studies.read import CandidateView, candidates_on
+from services.studies.record import load_study
+
+
+def final_report(database: Database, study_id: int, *, purpose: str) -> list[CandidateView]:
+    """Finalists and baselines on the test split, logged with its purpose.
+
+    Raises BadInput while the study still searches or validates.
+    """
+    with database.transaction() as connection:
+        study = load_study(connection, study_id)
+        if study.phase not in ("publish", "done"):
+            raise BadInput(
+                f"the test split is sealed while study {study_id} is in its {study.phase} phase",
+                mend="Wait until the study has finished",
+            )
+        found = candidates_on(connection, study, "test")
+        rows(
+            connection, "studies.open_test", study=study_id, purpose=purpose, trials=len(found)
+        )
+    return found
+
+
+def readings(database: Database, study_id: int) -> list[Row]:
+    """Who opened the test split, when and what for."""
+    return database.rows("studies.test_readings", study=study_id)

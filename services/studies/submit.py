@@ -1,0 +1,101 @@
+"""Submitting a study: one transaction writes the study, its suites and the first hint.
+
+Everything the study depends on is pinned here by digest; nothing is evaluated and no server but
+Postgres is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg.types.json import Jsonb
+
+from services import outbox, registry
+from services.db import Connection, Database, row, rows
+from services.errors import BadInput, SpecRefused
+from services.spec import StudySpec
+from services.version import code_version
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The study's number, and whether this submission made it."""
+
+    study: int
+    created: bool
+
+
+def submit(
+    database: Database, spec: StudySpec, *, key: str | None = None, owner: str = ""
+) -> Submitted:
+    """Store a study and wake it up; the same key again returns the first study.
+
+    Raises NotFound for an unknown pool or suite, SpecRefused for a reference outside the pool,
+    BadInput when the key was used for another spec.
+    """
+    with database.transaction() as connection:
+        pool = registry.pool(connection, spec.pool)
+        reference = spec.reference or pool.reference
+        if reference not in pool.names:
+            raise SpecRefused(
+                f"{reference!r} is not in pool {spec.pool!r}",
+                where="spec: reference",
+                mend=f"Name one of: {', '.join(pool.names)}",
+            )
+        suites = [registry.suite_row(connection, name) for name in spec.suites]
+        _check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
+        made = row(
+            connection,
+            "studies.insert",
+            key=key,
+            name=spec.name,
+            owner=owner,
+            spec=Jsonb(spec.model_dump(mode="json")),
+            pool=pool.id,
+            reference=reference,
+            code_version=code_version(),
+        )
+        if made is None:
+            return _existing(connection, str(key), spec)
+        study = int(made["id"])
+        for position, suite in enumerate(suites):
+            rows(
+                connection, "studies.add_suite", study=study, position=position, suite=suite["id"]
+            )
+        rows(connection, "studies.event", study=study, text="submitted")
+        outbox.add(connection, "advance", [study])
+    outbox.relay(database)
+    return Submitted(study, created=True)
+
+
+def _check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
+    """Refuse metrics that a suite's form does not have."""
+    scored = [name for name, form in forms.items() if form != "text"]
+    for field, parts in (("objectives", spec.axes), ("constraints", spec.constraints)):
+        for index, part in enumerate(parts):
+            where = f"spec: {field}.{index}"
+            if part.suite not in (None, "each") and forms[str(part.suite)] == "text":
+                if part.metric != "score":
+                    raise SpecRefused(
+                        f"suite {part.suite!r} is text: it has a score in nats per token, no flips",
+                        where=where,
+                        mend=f"Use the suite's score, or one of: {', '.join(scored) or 'none'}",
+                    )
+            elif part.suite is None and not scored:
+                raise SpecRefused(
+                    f"{part.metric} needs a suite with right and wrong answers",
+                    where=where,
+                    mend="Add a multiple-choice or exact-match suite",
+                )
+
+
+def _existing(connection: Connection, key: str, spec: StudySpec) -> Submitted:
+    found = row(connection, "studies.by_key", key=key)
+    assert found is not None
+    if found["spec"] != spec.model_dump(mode="json"):
+        raise BadInput(
+            f"study {found['id']} was submitted with this key and another spec",
+            where=f"key {key!r}",
+            mend="Use a new key for a changed spec",
+        )
+    return Submitted(int(found["id"]), created=False)

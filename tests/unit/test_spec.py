@@ -1,0 +1,95 @@
+"""The study spec: friendly short forms, and messages that name field, value and mend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from services.errors import SpecRefused
+from services.spec import Objective, StudySpec, load_spec, parse_spec
+
+SMALL = "name: s\npool: p\nsuites: [a, b]\n"
+
+
+def test_defaults_are_enough() -> None:
+    spec = parse_spec(SMALL)
+    assert spec.search.method == "cma-es"
+    assert spec.search.box == (-0.5, 1.5)
+    assert [axis.label for axis in spec.axes] == ["a", "b"]
+    assert spec.budget.trials == 100
+
+
+def test_short_forms_of_objectives() -> None:
+    spec = parse_spec(SMALL + "objectives: [macro, a, negative_flip_rate, 'churn:b']\n")
+    assert spec.objectives == (
+        Objective(metric="macro"),
+        Objective(metric="score", suite="a"),
+        Objective(metric="negative_flip_rate"),
+        Objective(metric="churn", suite="b"),
+    )
+    assert [axis.label for axis in spec.axes] == ["macro", "a", "negative_flip_rate", "churn:b"]
+
+
+def test_a_stored_spec_reads_back_equal() -> None:
+    spec = parse_spec(
+        SMALL
+        + "constraints: [{metric: negative_flip_rate, suite: each, max: 0.02}]\n"
+        + "search: {method: nsga-ii, space: simplex, seed: 3}\npublish: {}\n"
+    )
+    assert StudySpec.model_validate(json.loads(spec.model_dump_json())) == spec
+    assert spec.search.box == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "is not valid YAML"),
+        ("- a", "holds list, not a mapping"),
+        ("pool: p\nsuites: [a]\n", "name: Field required"),
+        (SMALL + "colour: red\n", "colour: unknown key.*spelling"),
+        (SMALL + "search: {sede: 1}\n", "search.sede: unknown key"),
+        (SMALL + "search: {method: magic}\n", "search.method: .*cma-es"),
+        (SMALL + "search: {bounds: [1, 0]}\n", "search.bounds: the first bound must be below"),
+        (SMALL + "budget: {trials: 0}\n", r"budget.trials: .*greater than or equal to 1.*given: 0"),
+        (SMALL + "budget: {wall_minutes: -1}\n", "budget.wall_minutes"),
+        (SMALL + "objectives: [c]\n", r"objectives.0.suite: 'c' is not among .*\['a', 'b'\]"),
+        (SMALL + "objectives: [a, a]\n", "objectives: one stands twice"),
+        (SMALL + "objectives: [score]\n", "score needs a suite"),
+        (SMALL + "objectives: ['macro:a']\n", "macro is over all suites"),
+        (SMALL + "constraints: [{metric: churn}]\n", "give exactly one of max and min"),
+        (SMALL + "constraints: [{metric: churn, suite: z, max: 1}]\n", "constraints.0.suite: 'z'"),
+        (SMALL + "publish: {to: /tmp/x}\n", "publish.to"),
+        ("name: Bad Name\npool: p\nsuites: [a]\n", "name: .*pattern"),
+        ("name: s\npool: p\nsuites: []\n", "suites"),
+        ("name: s\npool: p\nsuites: [a, a]\n", "a suite stands twice"),
+    ],
+)
+def test_refusals_name_the_field(text: str, message: str) -> None:
+    with pytest.raises(SpecRefused, match=message) as caught:
+        parse_spec(text, where="study.yaml")
+    assert "study.yaml" in caught.value.line()
+    assert caught.value.exit_code == 2
+
+
+def test_yaml_cannot_make_objects() -> None:
+    with pytest.raises(SpecRefused, match="not valid YAML"):
+        parse_spec("!!python/object/apply:os.system ['true']")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecRefused, match=r"nope\.yaml: cannot be read"):
+        load_spec(tmp_path / "nope.yaml")
+
+
+def test_every_field_of_the_schema_is_described() -> None:
+    schema = StudySpec.model_json_schema()
+    models = [schema, *schema["$defs"].values()]
+    bare = [
+        f"{model['title']}.{name}"
+        for model in models
+        for name, field in model.get("properties", {}).items()
+        if "description" not in field
+    ]
+    assert not bare

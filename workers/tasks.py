@@ -1,0 +1,128 @@
+"""The Celery tasks. Each gets an id, asks Postgres what is to be done, and may run twice or late.
+
+Never imports torch; the evaluation itself happens in the engine's process group.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+from celery.signals import worker_ready, worker_shutting_down
+
+from services import artefacts, evaluations
+from services.db import Database
+from services.embedded import database_url
+from services.errors import BadInput, EngineFailed, NotFound, RemeltError, TrialRejected
+from services.queue import SWEEP_TASK, celery_app
+from services.settings import settings
+from services.studies.advance import advance
+from services.sweep import sweep
+from workers.engine.client import Aborted
+from workers.evaluation import EngineKeeper, run_claim
+
+log = logging.getLogger(__name__)
+app = celery_app()
+WORKER = f"{socket.gethostname()}:{os.getpid()}"
+#: set when this process is told to stop: the running evaluation is given back
+stopping = threading.Event()
+
+_database: Database | None = None
+_engine: EngineKeeper | None = None
+
+
+def database() -> Database:
+    """This process's database, opened at first use."""
+    global _database
+    if _database is None:
+        _database = Database(database_url(settings()))
+    return _database
+
+
+def engine() -> EngineKeeper:
+    """This process's engine keeper; the engine itself starts with the first evaluation."""
+    global _engine
+    if _engine is None:
+        _engine = EngineKeeper(settings())
+    return _engine
+
+
+@app.task(name="remelt.advance")
+def advance_task(study: int) -> None:
+    """Ask and tell for one study."""
+    try:
+        advance(database(), study)
+    except NotFound:
+        log.warning("advance: study %s is gone", study)
+
+
+@app.task(name=SWEEP_TASK)
+def sweep_task() -> None:
+    """Mend what crashes left behind."""
+    done = sweep(database(), settings())
+    if any(done.values()):
+        log.info("sweep: %s", done)
+
+
+@app.task(name="remelt.evaluate")
+def evaluate_task(evaluation: int) -> None:
+    """Evaluate one trial on one split, if it still waits for it."""
+    config = settings()
+    held = None if stopping.is_set() else evaluations.claim(database(), evaluation, WORKER, config)
+    if held is None:
+        return
+    try:
+        run_claim(database(), config, engine(), held, stopping)
+    except Aborted:
+        if stopping.is_set():
+            evaluations.give_back(database(), held)
+        log.info("evaluation %s attempt %s stopped", held.evaluation, held.attempt)
+    except (TrialRejected, BadInput) as error:
+        log.warning("evaluation %s failed for good: %s", held.evaluation, error)
+        evaluations.fail(database(), held, str(error), retryable=False, config=config)
+    except (EngineFailed, RemeltError, OSError) as error:
+        log.warning("evaluation %s attempt %s: %s", held.evaluation, held.attempt, error)
+        engine().drop()
+        evaluations.fail(database(), held, str(error), retryable=True, config=config)
+
+
+@app.task(name="remelt.publish")
+def publish_task(artefact: int) -> None:
+    """Cast and publish one artefact, if it still waits for it."""
+    try:
+        artefacts.publish_artefact(database(), settings(), artefact, WORKER)
+    except RemeltError as error:
+        log.warning("artefact %s: %s", artefact, error)
+
+
+@worker_ready.connect
+def _say_hello(sender: Any, **_: Any) -> None:
+    """Write this worker's row every few seconds, so that people see who is alive."""
+    queues = sorted(sender.app.amqp.queues.consume_from)
+
+    def beat() -> None:
+        while not stopping.wait(10.0):
+            _seen(queues)
+
+    _seen(queues)
+    threading.Thread(target=beat, name="worker-row", daemon=True).start()
+
+
+def _seen(queues: list[str]) -> None:
+    info = {"queues": queues, "pid": os.getpid(), **engine().describe()}
+    try:
+        evaluations.seen(database(), WORKER, "evaluate" if len(queues) > 1 else "control", info)
+    except Exception:
+        log.warning("could not write the worker's row", exc_info=True)
+
+
+@worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    stopping.set()
+    deadline = time.monotonic() + 8
+    if _engine is not None:
+        _engine.stop(deadline)

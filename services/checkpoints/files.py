@@ -228,11 +228,15 @@ def parse_manifest(text: str | bytes, *, where: str) -> dict[str, FileInfo]:
 
 def verify_digest(
     path: Path,
-    files: Mapping[str, FileInfo],
+    files: Mapping[str, FileInfo | Mapping[str, Any]],
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Hash the files in folder `path` again; IntegrityError names the first that differs."""
-    for name, expected in files.items():
+    """Hash the files in folder `path` again; IntegrityError names the first that differs.
+
+    `files` are those of a Checkpoint, or a manifest's `files` as they are stored.
+    """
+    for name, entry in files.items():
+        expected = entry if isinstance(entry, FileInfo) else FileInfo(**entry)
         file = path / name
         if not file.is_file():
             raise IntegrityError(

@@ -45,11 +45,10 @@ TIED_NAMES = (
 )
 #: architectures that tie when their config does not say
 TIED_BY_DEFAULT = frozenset(
-    (
-        "biogpt bloom cohere cohere2 falcon falcon_mamba gemma gemma2 gemma3 gemma3_text gpt2 "
-        "gpt_bigcode gpt_neo lfm2 mamba mpt opt recurrent_gemma smollm3 starcoder2 xglm"
-    ).split()
-)
+    {"biogpt", "bloom", "cohere", "cohere2", "falcon", "falcon_mamba", "gemma", "gemma2",
+     "gemma3", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "lfm2", "mamba", "mpt", "opt",
+     "recurrent_gemma", "smollm3", "starcoder2", "xglm"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +70,10 @@ class Checkpoint:
     parameters: int
     #: rows of the input embedding beyond the highest token id; None where it is not known
     embedding_padding: int | None = None
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest whose canonical JSON `digest` is the hash of."""
+        return {"files": {name: info.to_dict() for name, info in self.files.items()}}
 
 
 def read_checkpoint(

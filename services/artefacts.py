@@ -83,7 +83,9 @@ def cast_trial(
             mend="Wait until it is complete",
         )
     if source["digests"] > 1:
-        raise IntegrityError("was evaluated with different weights on different splits", where=where)
+        raise IntegrityError(
+            "was evaluated with different weights on different splits", where=where
+        )
     recipe = Recipe.from_dict(source["recipe"])
     used = [m for m, w in zip(pool.members, recipe.weights, strict=True) if w]
     parents = {m.digest: _parent(m, config) for m in (used or pool.members)}
@@ -117,7 +119,9 @@ def _parent(member: registry.Member, config: Settings) -> Checkpoint:
     return checkpoint
 
 
-def publish_artefact(database: Database, config: Settings, artefact: int, worker: str) -> Row | None:
+def publish_artefact(
+    database: Database, config: Settings, artefact: int, worker: str
+) -> Row | None:
     """Cast and publish under a claim; the artefact's row, or None when there was nothing to do.
 
     The cast runs in a process of its own (torch stays out of this one). Raises RemeltError after

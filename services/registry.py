@@ -133,10 +133,7 @@ def add_pool(
 
 def local_path(location: str, config: Settings) -> Path:
     """The folder of a checkpoint location, fetched into the cache when it is in S3."""
-    if location.startswith("s3://"):
-        key = hashlib.sha256(location.encode()).hexdigest()[:16]
-        return fetch_checkpoint(location, config.home / "cache" / "checkpoints" / key, config)
-    return Path(location.removeprefix("file://"))
+    return fetch_checkpoint(location, config.home / "cache" / "checkpoints", config)
 
 
 def _store_pool(
@@ -160,7 +157,7 @@ def _store_pool(
                 "registry.add_checkpoint",
                 digest=checkpoint.digest,
                 files=Jsonb(checkpoint.manifest()["files"]),
-                config=Jsonb(checkpoint.config),
+                config=Jsonb(dict(checkpoint.config)),
                 tokenizer_digest=checkpoint.tokenizer_digest,
                 dtype=checkpoint.dtype,
                 parameters=checkpoint.parameters,
@@ -221,9 +218,7 @@ def _pool_from_row(connection: Connection, found: Row) -> Pool:
         )
         for m in rows(connection, "registry.members", pool=found["id"])
     )
-    return Pool(
-        id=found["id"], name=found["name"], reference=found["reference"], members=members
-    )
+    return Pool(id=found["id"], name=found["name"], reference=found["reference"], members=members)
 
 
 def add_suite(
@@ -242,7 +237,9 @@ def add_suite(
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput("cannot be read as UTF-8 text", where=str(path), mend=str(error)) from error
     suite = parse_suite(name, text, where=str(path), normalise=normalise)
-    sizes = {f"{split}_items": len(suite.split(split)) for split in ("search", "validation", "test")}
+    sizes = {
+        f"{split}_items": len(suite.split(split)) for split in ("search", "validation", "test")
+    }
     made = database.row(
         "registry.add_suite",
         name=name,

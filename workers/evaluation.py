@@ -6,16 +6,15 @@ Runs in the Celery process and therefore never imports torch.
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Callable
 from threading import Event
 from typing import Any
 
 from services import evaluations, registry
 from services.db import Database
-from services.evaluations import Claim
+from services.evaluations import Claim, Job
 from services.settings import Settings
-from services.store import fetch_checkpoint
-from workers.engine.client import Aborted, Engine, Progress, SuiteResult
+from workers.engine.client import Aborted, Engine, SuiteResult
 
 
 class EngineKeeper:
@@ -24,17 +23,17 @@ class EngineKeeper:
     def __init__(self, config: Settings) -> None:
         self._config = config
         self._engine: Engine | None = None
-        self._pool: int | None = None
+        self._pool: str | None = None
 
-    def with_pool(self, pool: registry.Pool, on_tick: Any) -> Engine:
+    def with_pool(self, pool: registry.Pool, tick: Callable[..., bool]) -> Engine:
         """The running engine with this pool resident."""
         if self._engine is None or not self._engine.alive:
             self.drop()
             self._engine = Engine(self._config, log_dir=self._config.home / "logs")
             self._engine.start()
         members = [(m.digest, registry.local_path(m.uri, self._config)) for m in pool.members]
-        self._engine.load(members, pool.dtype, progress=on_tick)
-        self._pool = pool.id
+        self._engine.load(members, pool.dtype, on_tick=tick)
+        self._pool = pool.name
         return self._engine
 
     def drop(self) -> None:
@@ -44,11 +43,52 @@ class EngineKeeper:
             self._engine = None
             self._pool = None
 
-    def stop(self, deadline: float) -> None:
-        """End the engine for good."""
-        self.drop()
-
     def describe(self) -> dict[str, Any]:
         """For the workers table: whether an engine runs and which pool it holds."""
         alive = self._engine is not None and self._engine.alive
         return {"engine": "running" if alive else "idle", "pool": self._pool}
+
+
+class Lease:
+    """Renews a claim while its holder waits, and says when to stop."""
+
+    def __init__(
+        self, database: Database, config: Settings, held: Claim, stopping: Event
+    ) -> None:
+        self._database, self._config, self._held = database, config, held
+        self._stopping = stopping
+        self._renewed = time.monotonic()
+
+    def tick(self, share: float) -> bool:
+        """Called every half second or so; False: stop, the claim is gone or the worker ends."""
+        if self._stopping.is_set():
+            return False
+        if time.monotonic() - self._renewed < min(self._config.lease_seconds / 4, 5.0):
+            return True
+        self._renewed = time.monotonic()
+        return evaluations.renew(self._database, self._held, share, self._config)
+
+
+def run_claim(
+    database: Database, config: Settings, keeper: EngineKeeper, held: Claim, stopping: Event
+) -> None:
+    """Evaluate what the claim asks for and write it down. Raises what the engine raises, or
+    Aborted when the claim is gone or the worker stops."""
+    job = evaluations.load_job(database, held)
+    lease = Lease(database, config, held, stopping)
+    engine = keeper.with_pool(job.pool, lambda *_: lease.tick(0.0))
+    result = engine.evaluate(
+        held.recipe,
+        [suite for _, suite in job.suites],
+        held.split,
+        on_suite=lambda done: _save(database, held, job, done),
+        on_tick=lambda progress: lease.tick(progress.share),
+    )
+    if not evaluations.complete(database, held, result.weights_digest, result.cost()):
+        raise Aborted("the claim was lost before the results could be written")
+
+
+def _save(database: Database, held: Claim, job: Job, done: SuiteResult) -> None:
+    suite_id, suite = next((i, s) for i, s in job.suites if s.name == done.suite)
+    cost = {"seconds": done.seconds, "tokens": done.tokens}
+    evaluations.save_predictions(database, held, suite_id, suite, done.predictions, cost)

@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import threading
-import time
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
@@ -123,6 +122,3 @@ def _seen(queues: list[str]) -> None:
 @worker_shutting_down.connect
 def _stop(**_: Any) -> None:
     stopping.set()
-    deadline = time.monotonic() + 8
-    if _engine is not None:
-        _engine.stop(deadline)

@@ -86,4 +86,6 @@ def pull(reference: str, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(folder), "digest": digest})
     else:
-        click.echo(f"pulled to {folder}\nload it: AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+        click.echo(
+            f"pulled to {folder}\nload it: AutoModelForCausalLM.from_pretrained({str(folder)!r})"
+        )

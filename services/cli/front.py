@@ -77,18 +77,14 @@ def print_candidates(
     several = len(study.scored) > 1
     columns = ["trial", "what", *(s.name for s in study.suites)]
     columns += [*(["macro"] if several else []), "neg. flips", "churn", "ok", "weights"]
-    print_table(
-        columns, [_line(study, c, chosen, several) for c in shown], title=title
-    )
+    print_table(columns, [_line(study, c, chosen, several) for c in shown], title=title)
     click.echo(
         f"* chosen. Scores with 95 % intervals on {shown[0].split} items; "
         f"flips and churn against {study.reference}."
     )
 
 
-def _line(
-    study: Study, candidate: CandidateView, chosen: int | None, several: bool
-) -> list[str]:
+def _line(study: Study, candidate: CandidateView, chosen: int | None, several: bool) -> list[str]:
     trial, metrics = candidate.trial, candidate.metrics
 
     def cell(suite: str, name: str) -> str:
@@ -103,8 +99,15 @@ def _line(
     overall = [cell("", "macro")] if several else []
     flips = [cell("", "negative_flip_rate"), cell("", "churn")]
     feasible = "yes" if candidate.feasible else "no"
-    return [f"{trial.number}{mark}", what, *scores, *overall, *flips, feasible,
-            weights_text(study, trial.weights)]
+    return [
+        f"{trial.number}{mark}",
+        what,
+        *scores,
+        *overall,
+        *flips,
+        feasible,
+        weights_text(study, trial.weights),
+    ]
 
 
 def weights_text(study: Study, weights: Sequence[float]) -> str:

@@ -164,5 +164,3 @@ def doctor(as_json: bool) -> None:
         )
     if not all(f.ok for f in found):
         sys.exit(1)
-
-

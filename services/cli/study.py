@@ -103,7 +103,9 @@ def raise_for_end(number: int) -> None:
     """Exit code 1 for a failed or cancelled study, 3 for one without a feasible candidate."""
     found = _summary(number)
     if found["state"] != "finished":
-        raise RemeltError(f"study {number} {found['state']}: {found['failure'] or 'no reason given'}")
+        raise RemeltError(
+            f"study {number} {found['state']}: {found['failure'] or 'no reason given'}"
+        )
     if found["chosen"] is None:
         raise NoFeasibleCandidate(
             f"study {number} finished, but no candidate meets its constraints",

@@ -69,12 +69,12 @@ class Database:
                 "(remelt doctor)",
             ) from error
 
-    def rows(self, name: str, **values: Any) -> list[Row]:
+    def rows(self, name: str, /, **values: Any) -> list[Row]:
         """All rows of one named query, in a transaction of its own."""
         with self.transaction() as connection:
             return rows(connection, name, **values)
 
-    def row(self, name: str, **values: Any) -> Row | None:
+    def row(self, name: str, /, **values: Any) -> Row | None:
         """The first row of one named query, or None."""
         with self.transaction() as connection:
             return row(connection, name, **values)
@@ -84,13 +84,13 @@ class Database:
         self._pool.close()
 
 
-def rows(connection: Connection, name: str, **values: Any) -> list[Row]:
+def rows(connection: Connection, name: str, /, **values: Any) -> list[Row]:
     """All rows of a named query inside the caller's transaction ([] for a plain UPDATE)."""
     cursor = connection.execute(query(name), values)
     return cursor.fetchall() if cursor.description else []
 
 
-def row(connection: Connection, name: str, **values: Any) -> Row | None:
+def row(connection: Connection, name: str, /, **values: Any) -> Row | None:
     """The first row of a named query inside the caller's transaction, or None."""
     found = rows(connection, name, **values)
     return found[0] if found else None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from optim.search import Observation, Searcher, make_searcher
+from optim.search import Observation, Searcher, make_searcher, searchers
 from optim.search.baselines import greedy_next, single_weights, uniform
 from optim.space import Space
 from services.studies.record import Study, Trial
@@ -104,20 +105,21 @@ def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
     return [Candidate(role="greedy", slot=slot, label=label, weights=weights)]
 
 
-def searcher_of(study: Study, trials: Sequence[Trial]) -> Searcher:
-    """The study's searcher; it starts from what the baselines scored."""
+def searcher_of(study: Study, trials: Sequence[Trial]) -> Searcher[Any]:
+    """The study's searcher; where it can, it starts from the baselines, best first."""
     search = study.spec.search
     lower, upper = search.box
-    starts = [
-        _observation(study, t) for t in trials if t.role in BASELINES and t.objectives is not None
-    ]
+    options = dict(search.options)
+    if any(option.name == "start" for option in searchers()[search.method].options):
+        told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
+        told.sort(key=lambda t: (max(t.violation or 0.0, 0.0), -merit(study, t), t.number))
+        options.setdefault("start", [list(t.weights) for t in told])
     return make_searcher(
         search.method,
         space=Space(len(study.pool.members), lower, upper),
         objectives=study.axes,
         seed=search.seed,
-        options=search.options,
-        starts=starts,
+        options=options,
     )
 
 

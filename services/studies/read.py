@@ -51,9 +51,12 @@ class CandidateView:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {**asdict(self.trial), "split": self.split, "feasible": self.feasible,
-                "metrics": {s: {n: asdict(m) for n, m in by.items()}
-                            for s, by in self.metrics.items()}}
+        return {
+            **asdict(self.trial),
+            "split": self.split,
+            "feasible": self.feasible,
+            "metrics": {s: {n: asdict(m) for n, m in by.items()} for s, by in self.metrics.items()},
+        }
 
 
 def list_studies(database: Database) -> list[Row]:
@@ -84,7 +87,9 @@ def change_mark(database: Database, study_id: int) -> tuple[Any, ...]:
     return () if found is None else tuple(found.values())
 
 
-def candidates(database: Database, study: Study, split: OpenSplit = "search") -> list[CandidateView]:
+def candidates(
+    database: Database, study: Study, split: OpenSplit = "search"
+) -> list[CandidateView]:
     """Every trial with its metrics on one open split, by number."""
     _refuse_test(split)
     with database.transaction() as connection:
@@ -127,9 +132,7 @@ class Flip:
     new_margin: float | None
 
 
-def flips(
-    database: Database, study: Study, number: int, split: OpenSplit = "search"
-) -> list[Flip]:
+def flips(database: Database, study: Study, number: int, split: OpenSplit = "search") -> list[Flip]:
     """Every answer that differs from the reference's, suite by suite, worst new margin first."""
     _refuse_test(split)
     with database.transaction() as connection:

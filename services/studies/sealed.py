@@ -24,9 +24,7 @@ def final_report(database: Database, study_id: int, *, purpose: str) -> list[Can
                 mend="Wait until the study has finished",
             )
         found = candidates_on(connection, study, "test")
-        rows(
-            connection, "studies.open_test", study=study_id, purpose=purpose, trials=len(found)
-        )
+        rows(connection, "studies.open_test", study=study_id, purpose=purpose, trials=len(found))
     return found
 
 

@@ -59,9 +59,7 @@ def submit(
             return _existing(connection, str(key), spec)
         study = int(made["id"])
         for position, suite in enumerate(suites):
-            rows(
-                connection, "studies.add_suite", study=study, position=position, suite=suite["id"]
-            )
+            rows(connection, "studies.add_suite", study=study, position=position, suite=suite["id"])
         rows(connection, "studies.event", study=study, text="submitted")
         outbox.add(connection, "advance", [study])
     outbox.relay(database)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,9 @@ from services.store.base import (
     temporary_name,
 )
 
+#: age at which a half-written file is taken for a dead writer's
+STALE_SECONDS = 24 * 3600
+
 
 class DirectoryStore(Store):
     """Keys are paths below `root`, which is made when first written to."""
@@ -44,6 +48,9 @@ class DirectoryStore(Store):
             return
         with disk_errors(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
+            for left in target.parent.glob(f".{target.name[:200]}.*.part"):
+                if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                    left.unlink(missing_ok=True)
             with replacing(target) as temporary:
                 copied = copy_hashed(path, temporary, progress)
                 check_sha256(copied.sha256, sha256, str(path))

@@ -239,3 +239,16 @@ store.put_file("a", Path(sys.argv[2]), sys.argv[3], tick)
         store.put_file("a", source, sha256)
         store.get_file("a", tmp_path / "b", sha256)
     assert (tmp_path / "b").read_bytes() == data
+
+
+def test_what_a_dead_writer_left_in_a_directory_goes_after_a_day(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    source, sha256 = _file(tmp_path / "a", b"x")
+    (tmp_path / "store").mkdir()
+    young, old = (tmp_path / "store" / f".a.{name}.part" for name in ("young", "old"))
+    young.write_text("")
+    old.write_text("")
+    os.utime(old, (0, 0))
+    store.put_file("a", source, sha256)
+    assert young.exists()
+    assert not old.exists()

@@ -1,0 +1,433 @@
+"""The Celery worker's side of the engine: starts its process group, asks, waits, kills.
+
+Never imports torch. Every wait has an end: death is noticed at once, silence after
+`settings.engine_hang_seconds`, and either one is an EngineFailed that another attempt may mend.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from optim.predictions import Predictions, items_digest
+from optim.recipe import Recipe
+from services import errors
+from services.errors import BadInput, EngineFailed, RemeltError
+from services.settings import Settings
+from services.suites import Split, Suite
+from workers.engine.channel import Channel, ChannelClosed, Message
+
+#: seconds between two looks at the channel; `on_tick` is called at least that often
+TICK_SECONDS = 0.25
+#: how long the engine may take to notice an abort before it is killed
+ABORT_SECONDS = 10.0
+#: how long it may take to end by itself after `close`
+CLOSE_SECONDS = 5.0
+#: folder that holds the import packages
+ROOT = Path(__file__).resolve().parents[2]
+
+#: `auto`: float32 on a CPU, the stored dtype on a GPU
+Compute = Literal["auto", "storage", "float32"]
+
+
+class Aborted(Exception):
+    """The caller's `on_tick` said stop; the engine is ready for the next request, or was killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where the running request stands."""
+
+    #: start, load, compile, form, score or digest
+    phase: str
+    suite: str | None = None
+    #: tokens while scoring, bytes while loading
+    done: int = 0
+    total: int = 0
+
+    @property
+    def share(self) -> float:
+        """Done part of the phase, 0 to 1."""
+        return self.done / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SuiteResult:
+    """One finished suite."""
+
+    suite: str
+    digest: str
+    predictions: Predictions
+    #: like `predictions.margin`, but float32; None unless the form is `choice`
+    margins: np.ndarray | None
+    #: int32 [N]: tokens scored (`choice`: over all options) or generated for each item
+    item_tokens: np.ndarray
+    seconds: float
+    #: tokens that went through the model
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """One finished evaluation: what was in the engine, and what it cost."""
+
+    #: `optim.merge.weights_digest` of the candidate in the recipe's dtype
+    weights_digest: str
+    #: wall seconds of form, compile, score, digest (waited for) and the whole
+    phases: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    #: most memory that the engine has held since it started: GPU memory, or resident set on a CPU
+    peak_memory_bytes: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the whole evaluation inside the engine."""
+        return self.phases.get("total", 0.0)
+
+    @property
+    def form_seconds(self) -> float:
+        """Wall seconds of writing the candidate into the live parameters."""
+        return self.phases.get("form", 0.0)
+
+    def cost(self) -> dict[str, Any]:
+        """Everything but the digest, JSON-ready."""
+        return {
+            "seconds": self.seconds,
+            "phases": dict(self.phases),
+            "tokens": self.tokens,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+
+OnTick = Callable[[Progress], bool]
+OnSuite = Callable[[SuiteResult], None]
+
+
+class Engine:
+    """One engine group and the pool that is resident in it. Not for use by two threads at once,
+    except for `kill`."""
+
+    def __init__(self, settings: Settings, *, log_dir: Path, compute: Compute = "auto") -> None:
+        self._settings, self._compute = settings, compute
+        self.log_path = log_dir / f"engine-{os.getpid()}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._numbers = itertools.count(1)
+        self._pool: tuple[Any, ...] | None = None
+        self._suites: set[str] = set()
+        #: what the engine said of itself: pid, device, threads, versions
+        self.about: dict[str, Any] = {}
+
+    @property
+    def alive(self) -> bool:
+        """Whether the group runs; a hung one does too."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of rank 0, which is also the id of the process group."""
+        return None if self._process is None else self._process.pid
+
+    def start(self, on_tick: OnTick | None = None) -> None:
+        """Start the group and wait until it is ready; no-op while it is alive."""
+        if self.alive:
+            return
+        if self._settings.engine_ranks != 1:
+            raise BadInput(
+                f"engine_ranks is {self._settings.engine_ranks}",
+                where="settings",
+                mend="This release runs an engine of one rank: unset REMELT_ENGINE_RANKS",
+            )
+        self.kill()
+        self._pool, self._suites = None, set()
+        self._spawn()
+        done = self._wait(0, Progress(phase="start"), on_tick, None)
+        self.about = done.data["about"]
+
+    def load(
+        self,
+        checkpoints: Sequence[tuple[str, Path]],
+        dtype: str,
+        on_tick: OnTick | None = None,
+    ) -> None:
+        """Make (digest, folder) pairs the resident pool; no-op while the same pool is resident.
+
+        `dtype` is that of the recipes to come. Starts the group if it does not run. Raises
+        BadInput, IntegrityError, EngineFailed, Aborted.
+        """
+        wanted = (dtype, tuple((digest, str(path)) for digest, path in checkpoints))
+        if self.alive and self._pool == wanted:
+            return
+        self.start(on_tick)
+        self._pool = None
+        request = {"op": "load", "checkpoints": wanted[1], "dtype": dtype}
+        self._ask(request, Progress(phase="load"), on_tick, None)
+        self._pool = wanted
+
+    def evaluate(
+        self,
+        recipe: Recipe,
+        suites: Sequence[Suite],
+        split: Split | str | None,
+        *,
+        on_suite: OnSuite | None = None,
+        on_tick: OnTick | None = None,
+    ) -> EvaluationResult:
+        """Form the candidate in place and score every suite on one split (None: all items).
+
+        `on_suite` gets each suite as it is finished; `on_tick` is called a few times a second and
+        stops the evaluation by returning False. Raises Aborted, TrialRejected, BadInput,
+        EngineFailed.
+        """
+        if not self.alive or self._channel is None:
+            raise EngineFailed("the engine does not run", mend="Load the pool again")
+        for suite in suites:
+            if suite.digest not in self._suites:
+                self._send({"op": "suite", **_suite_message(suite)})
+                self._suites.add(suite.digest)
+        known = {suite.name: suite for suite in suites}
+
+        def finished(message: Message) -> None:
+            if on_suite is not None:
+                on_suite(_suite_result(message, known[message.data["suite"]], split))
+
+        request = {
+            "op": "evaluate",
+            "recipe": recipe.to_dict(),
+            "suites": [[suite.name, suite.digest] for suite in suites],
+            "split": split,
+        }
+        done = self._ask(request, Progress(phase="form"), on_tick, finished)
+        return EvaluationResult(
+            weights_digest=done.data["weights_digest"],
+            phases=done.data["phases"],
+            tokens=done.data["tokens"],
+            peak_memory_bytes=done.data["peak_memory_bytes"],
+        )
+
+    def close(self) -> None:
+        """Let the group end by itself, then make sure that it did."""
+        if self._process is not None and self._channel is not None:
+            self._channel.close()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(CLOSE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the whole group at once; safe to call twice and from another thread."""
+        process, channel = self._process, self._channel
+        if process is not None:
+            # the group outlives its leader where another rank still runs
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if channel is not None:
+            channel.close()
+        self._pool = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _spawn(self) -> None:
+        mine, theirs = socket.socketpair()
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        config = self._settings
+        command = [
+            *(sys.executable, "-m", "workers.engine"),
+            *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
+            *("--rank", "0", "--world", "1"),
+            *("--device", config.engine_device, "--threads", str(config.engine_threads)),
+            *("--compute", self._compute, "--batch-tokens", str(config.batch_tokens)),
+        ]
+        if threading.current_thread() is threading.main_thread():
+            # the kernel's signal follows the death of the thread that started the engine
+            command.append("--die-with-parent")
+        with self.log_path.open("ab") as log, theirs:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=_environment(config),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self._channel = Channel(mine, send_timeout=config.engine_hang_seconds)
+
+    def _ask(
+        self,
+        request: dict[str, Any],
+        progress: Progress,
+        on_tick: OnTick | None,
+        on_suite: Callable[[Message], None] | None,
+    ) -> Message:
+        number = next(self._numbers)
+        self._send({**request, "number": number})
+        try:
+            return self._wait(number, progress, on_tick, on_suite)
+        except (RemeltError, Aborted):
+            raise
+        except BaseException:
+            # the caller's own code failed while the engine works on: stop it, then pass that on
+            self._abort(number)
+            raise
+
+    def _send(self, data: Mapping[str, Any]) -> None:
+        assert self._channel is not None
+        try:
+            self._channel.send(data)
+        except ChannelClosed as error:
+            raise self._failed(str(error)) from error
+
+    def _wait(
+        self,
+        number: int,
+        progress: Progress,
+        on_tick: OnTick | None,
+        on_suite: Callable[[Message], None] | None,
+    ) -> Message:
+        """Handle messages of request `number` until it ends; errors are raised as their class."""
+        heard = ticked = time.monotonic()
+        while True:
+            message = self._receive(TICK_SECONDS)
+            now = time.monotonic()
+            if message is not None:
+                heard = now
+                if message.data.get("number") == number:
+                    event = message.data["event"]
+                    if event == "done":
+                        return message
+                    if event == "error":
+                        raise self._error(message.data)
+                    if event == "progress":
+                        progress = Progress(**message.data["progress"])
+                    elif event == "suite" and on_suite is not None:
+                        on_suite(message)
+            elif now - heard > self._settings.engine_hang_seconds:
+                raise self._failed(f"silent for {now - heard:.0f} s while in {progress.phase!r}")
+            if on_tick is not None and now - ticked >= TICK_SECONDS:
+                ticked = now
+                if not on_tick(progress):
+                    self._abort(number)
+                    raise Aborted(f"stopped in {progress.phase!r}")
+
+    def _receive(self, timeout: float) -> Message | None:
+        assert self._channel is not None
+        try:
+            return self._channel.receive(timeout)
+        except ChannelClosed as error:
+            raise self._failed(str(error)) from error
+
+    def _abort(self, number: int) -> None:
+        """Tell the engine to stop, wait until it did; kill it if it does not."""
+        deadline = time.monotonic() + ABORT_SECONDS
+        try:
+            self._send({"op": "abort", "number": number})
+            while time.monotonic() < deadline:
+                message = self._receive(TICK_SECONDS)
+                ended = message is not None and message.data.get("event") in ("done", "error")
+                if ended and message is not None and message.data["number"] == number:
+                    return
+        except EngineFailed:
+            pass
+        self.kill()
+
+    def _error(self, data: Mapping[str, Any]) -> RemeltError:
+        kind = getattr(errors, str(data["kind"]), EngineFailed)
+        if not (isinstance(kind, type) and issubclass(kind, RemeltError)):
+            kind = EngineFailed
+        if issubclass(kind, EngineFailed):
+            return self._failed(data["what"])
+        return kind(data["what"], where=data["where"], mend=data["mend"])
+
+    def _failed(self, what: str) -> EngineFailed:
+        """Kill the group and say how it ended."""
+        code = None
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(0.5)
+        self.kill()
+        ended = "was killed" if code is None else f"ended with {_exit_name(code)}"
+        return EngineFailed(
+            f"the engine {ended}: {what}",
+            mend=f"It starts anew with the next try; its log is {self.log_path}",
+        )
+
+
+def _exit_name(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """This process's environment without the secrets that the engine does not need."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("REMELT_", "AWS_", "PG"))}
+    env |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(settings.engine_threads),
+        "MKL_NUM_THREADS": str(settings.engine_threads),
+    }
+    if settings.engine_device == "cpu":
+        env["DS_ACCELERATOR"] = "cpu"
+    return env
+
+
+def _suite_message(suite: Suite) -> dict[str, Any]:
+    return {
+        "name": suite.name,
+        "digest": suite.digest,
+        "jsonl": suite.to_jsonl(),
+        "normalise": suite.normalise,
+        "fractions": list(suite.fractions),
+        "split_seed": suite.split_seed,
+    }
+
+
+def _suite_result(message: Message, suite: Suite, split: str | None) -> SuiteResult:
+    items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
+    data, arrays = message.data, message.arrays
+    margins = arrays.get("margin")
+    predictions = Predictions(
+        form=suite.form,
+        items=items_digest([item.id for item in items]),
+        correct=arrays.get("correct"),
+        answer=arrays.get("answer"),
+        margin=None if margins is None else np.clip(margins, -65504, 65504).astype(np.float16),
+        nll=arrays.get("nll"),
+        tokens=arrays["tokens"] if suite.form == "text" else None,
+        texts=None if data["texts"] is None else tuple(data["texts"]),
+    )
+    if len(predictions) != len(items):
+        raise EngineFailed(f"suite {suite.name!r}: {len(predictions)} results, {len(items)} items")
+    return SuiteResult(
+        suite=suite.name,
+        digest=suite.digest,
+        predictions=predictions,
+        margins=margins,
+        item_tokens=arrays["tokens"],
+        seconds=data["seconds"],
+        tokens=data["tokens"],
+    )

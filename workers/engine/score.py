@@ -1,0 +1,153 @@
+"""Running a compiled suite through the live model: log-likelihoods, greedy answers, predictions.
+
+How items are put into batches never changes an answer beyond floating-point noise. A score that is
+not finite rejects the candidate; nothing here stores or sends anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optim.predictions import answer_hash
+from services.errors import TrialRejected
+from services.suites import Item, Suite
+from workers.engine.compile import GenerationPlan, LikelihoodPlan
+from workers.engine.model import LiveModel
+
+#: rows of logits that are widened to float32 at a time
+LOGIT_ROWS = 1024
+
+#: called after each forward pass with the tokens done so far; raises to abort
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Per-item results of N items; arrays that do not apply to the form are absent."""
+
+    #: correct bool, answer uint64, margin float32, nll float32, tokens int32: each [N]
+    arrays: dict[str, np.ndarray]
+    #: generated answers
+    texts: list[str] | None
+    #: tokens that went through the model
+    tokens: int
+
+
+def score_suite(
+    model: LiveModel,
+    suite: Suite,
+    items: Sequence[Item],
+    plan: LikelihoodPlan | GenerationPlan,
+    tick: Tick,
+) -> Scores:
+    """Score `items` of `suite` by the plan compiled from them; TrialRejected if not finite."""
+    if isinstance(plan, GenerationPlan):
+        return _score_exact(model, suite, items, plan, tick)
+    sums = log_likelihoods(model, plan, suite.name, tick)
+    if suite.form == "text":
+        arrays = {"nll": (-sums).astype(np.float32), "tokens": plan.lengths}
+        return Scores(arrays=arrays, texts=None, tokens=plan.tokens)
+    return _score_choice(suite, items, plan, sums)
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    model: LiveModel, plan: LikelihoodPlan, suite_name: str, tick: Tick
+) -> np.ndarray:
+    """Log-likelihood of every request, float64 [R], nats."""
+    sums = torch.zeros(len(plan.lengths), dtype=torch.float64)
+    done = 0
+    for batch in plan.batches:
+        logits = model.logits(batch.inputs, batch.positions)
+        norms = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(LOGIT_ROWS)])
+        at, targets = batch.at.to(logits.device), batch.targets.to(logits.device)
+        values = logits[at, targets].float() - norms[at]
+        sums.index_add_(0, batch.requests, values.double().cpu())
+        done += batch.tokens
+        tick(done)
+    if not bool(sums.isfinite().all()):
+        raise TrialRejected(
+            "a log-likelihood is not finite",
+            where=f"suite {suite_name!r}",
+            mend="The weights overflow in the forward pass: other weights, or float32",
+        )
+    return sums.numpy()
+
+
+def _score_choice(
+    suite: Suite, items: Sequence[Item], plan: LikelihoodPlan, sums: np.ndarray
+) -> Scores:
+    """The option of the highest log-likelihood (per UTF-8 byte if normalised), first if equal."""
+    answers, margins = [], []
+    for number, item in enumerate(items):
+        scores = sums[plan.offsets[number] : plan.offsets[number + 1]]
+        if suite.normalise:
+            scores = scores / [len(choice.encode()) for choice in item.choices]
+        answers.append(int(scores.argmax()))
+        margins.append(scores[item.gold] - np.delete(scores, item.gold).max())
+    gold = np.array([item.gold for item in items])
+    per_item = np.add.reduceat(plan.lengths, plan.offsets[:-1]) if len(items) else plan.lengths
+    arrays = {
+        "correct": np.array(answers) == gold,
+        "answer": np.array(answers, dtype=np.uint64),
+        "margin": np.array(margins, dtype=np.float32),
+        "tokens": per_item.astype(np.int32),
+    }
+    return Scores(arrays=arrays, texts=None, tokens=plan.tokens)
+
+
+def _score_exact(
+    model: LiveModel, suite: Suite, items: Sequence[Item], plan: GenerationPlan, tick: Tick
+) -> Scores:
+    texts, counts = greedy_answers(model, plan, len(items), suite.name, tick)
+    answers = [answer_hash(text) for text in texts]
+    arrays = {
+        "correct": np.array(
+            [
+                answer == answer_hash(item.target)
+                for answer, item in zip(answers, items, strict=True)
+            ]
+        ),
+        "answer": np.array(answers, dtype=np.uint64),
+        "tokens": np.array(counts, dtype=np.int32),
+    }
+    tokens = sum(batch.tokens for batch in plan.batches) + sum(counts)
+    return Scores(arrays=arrays, texts=texts, tokens=tokens)
+
+
+@torch.inference_mode()
+def greedy_answers(
+    model: LiveModel, plan: GenerationPlan, count: int, suite_name: str, tick: Tick
+) -> tuple[list[str], list[int]]:
+    """The answer to each of `count` prompts, and how many tokens it took, end token included."""
+    texts, counts = [""] * count, [0] * count
+    done = 0
+    for batch in plan.batches:
+        width, most = batch.inputs.shape[1], batch.most.to(model.device)
+
+        def enough(
+            ids: Tensor,
+            scores: tuple[Tensor, ...] | None = None,
+            *,
+            width: int = width,
+            most: Tensor = most,
+            base: int = done,
+            **_: object,
+        ) -> Tensor:
+            tick(base + ids.shape[0] * (ids.shape[1] - width))
+            return most <= ids.shape[1] - width
+
+        new = model.generate(batch.inputs, batch.mask, int(batch.most.max()), enough)
+        for row, item in enumerate(batch.items):
+            ids = new[row, : int(batch.most[row])].tolist()
+            end = next((i for i, token in enumerate(ids) if token in model.end_tokens), len(ids))
+            texts[item] = model.encoder.decode(ids[:end])
+            counts[item] = min(end + 1, len(ids))
+        done += batch.tokens + int(batch.most.sum())
+        tick(done)
+    return texts, counts

@@ -1,14 +1,18 @@
-"""Fixtures for every test: a real S3 server, and the shared real pool where it is there."""
+"""Fixtures for every test: real Postgres, Valkey and S3 servers, a tiny real pool of checkpoints
+and its suites, and the shared real pool where it is there."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,8 +22,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from services.db import Database
+from services.db.migrate import migrate
+from services.embedded import ensure_broker, ensure_postgres
+from services.embedded import stop as stop_servers
 from services.settings import Settings
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
@@ -119,6 +128,106 @@ def s3_server(weed_server: S3Server) -> S3Server:
         secret_key=weed_server.secret_key,
         bucket=bucket,
     )
+
+
+@pytest.fixture(scope="session")
+def server_home() -> Iterator[Path]:
+    """A home whose embedded servers run for the whole test run. Short: sockets live in it."""
+    home = Path(tempfile.mkdtemp(prefix="remelt-test-"))
+    yield home
+    stop_servers(home)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(server_home: Path) -> str:
+    """The real embedded Postgres; its database `template` holds the migrated schema."""
+    url = ensure_postgres(server_home)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE migrated")
+    migrate(url.rsplit("/", 1)[0] + "/migrated")
+    return url
+
+
+@pytest.fixture(scope="session")
+def broker_url(server_home: Path) -> str:
+    """The real embedded Valkey."""
+    return ensure_broker(server_home)
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    """URL of a fresh database with the schema and no rows."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE migrated")
+        yield f"{postgres_url.rsplit('/', 1)[0]}/{name}"
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A fresh database, open."""
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `pool/{now,left,right,far}`, tiny random Llamas that can be merged, and
+    `suites/{pick,say,read}.jsonl`, one of each form."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    root = tmp_path_factory.mktemp("tiny")
+    letters = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz =."]
+    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(letters)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    config = LlamaConfig(
+        vocab_size=len(letters), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        initializer_range=0.3,
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    torch.manual_seed(7)
+    model = LlamaForCausalLM(config)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    for seed, name in enumerate(("now", "left", "right", "far")):
+        torch.manual_seed(seed)
+        scale = 0.0 if name == "now" else 0.3 if name == "far" else 0.1
+        for key, value in model.state_dict().items():
+            value.copy_(start[key] + scale * torch.randn_like(value) * start[key].std())
+        model.save_pretrained(root / "pool" / name)
+        wrapped.save_pretrained(root / "pool" / name)
+    _write_tiny_suites(root / "suites")
+    return root
+
+
+def _write_tiny_suites(folder: Path) -> None:
+    folder.mkdir()
+    rng = random.Random(0)
+
+    def word() -> str:
+        return "".join(rng.choice("abcdefgh") for _ in range(rng.randint(2, 6)))
+
+    pick, say, read = [], [], []
+    for number in range(48):
+        choices = [f" {c}" for c in "nps"]
+        pick.append({"context": f"{word()} =", "choices": choices, "gold": rng.randrange(3)})
+        say.append({"prompt": f"{word()} =", "target": f" {word()[0]}"})
+        read.append({"text": " ".join(word() for _ in range(rng.randint(2, 5)))})
+    for name, items in (("pick", pick), ("say", say), ("read", read)):
+        lines = [json.dumps({"id": f"{i:03d}", **item}) for i, item in enumerate(items)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="session")

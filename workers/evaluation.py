@@ -27,10 +27,12 @@ class EngineKeeper:
 
     def with_pool(self, pool: registry.Pool, tick: Callable[..., bool]) -> Engine:
         """The running engine with this pool resident."""
+        if self._engine is not None and self._engine.alive and self._pool == pool.name:
+            return self._engine
         if self._engine is None or not self._engine.alive:
             self.drop()
             self._engine = Engine(self._config, log_dir=self._config.home / "logs")
-            self._engine.start()
+        self._pool = None
         members = [(m.digest, registry.local_path(m.uri, self._config)) for m in pool.members]
         self._engine.load(members, pool.dtype, on_tick=tick)
         self._pool = pool.name

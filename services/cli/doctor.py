@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from services.artefacts import store_url
 from services.db import Database
 from services.db.migrate import available, current_version
-from services.embedded import broker_url, database_url
+from services.embedded import database_url
 from services.errors import RemeltError
 from services.queue import make_app
 from services.settings import Settings

@@ -16,6 +16,10 @@ from services.studies.record import Study
 
 #: weights smaller than this are left out of tables (never out of recipes)
 SHOWN_WEIGHT = 0.005
+#: the largest weights that a table names
+SHOWN_WEIGHTS = 5
+#: candidates that a table shows at least, beside the baselines
+SHOWN_CANDIDATES = 8
 
 
 def front_data(database: Database, number: int) -> dict[str, Any]:
@@ -64,24 +68,24 @@ def print_candidates(
     """A table: the front's candidates by merit, then greedy soup, baselines and the reference."""
     study = read.get_study(database, number)
     chosen = read.study_summary(database, number)["chosen"]
-    told = [c for c in found if c.trial.objectives is not None]
-    shown = [c for c in told if c.trial.rank == 1 or c.trial.role in BASELINES]
-    best_greedy = max(
-        (c for c in told if c.trial.role == "greedy"),
-        key=lambda c: merit(study, c.trial),
-        default=None,
-    )
-    if best_greedy is not None and best_greedy not in shown:
-        shown.append(best_greedy)
-    shown.sort(key=lambda c: (c.trial.role in BASELINES, -merit(study, c.trial)))
+    shown = _shown(study, [c for c in found if c.trial.objectives is not None])
     several = len(study.scored) > 1
     columns = ["trial", "what", *(s.name for s in study.suites)]
-    columns += [*(["macro"] if several else []), "neg. flips", "churn", "ok", "weights"]
+    columns += [*(["macro"] if several else []), "neg. flips", "churn", "front", "ok", "weights"]
     print_table(columns, [_line(study, c, chosen, several) for c in shown], title=title)
     click.echo(
         f"* chosen. Scores with 95 % intervals on {shown[0].split} items; "
         f"flips and churn against {study.reference}."
     )
+
+
+def _shown(study: Study, told: Sequence[CandidateView]) -> list[CandidateView]:
+    """The whole front, the best of the others up to `SHOWN_CANDIDATES`, then every baseline."""
+    by_merit = sorted(told, key=lambda c: -merit(study, c.trial))
+    found = [c for c in by_merit if c.trial.role not in BASELINES]
+    front = [c for c in found if c.trial.rank == 1]
+    others = [c for c in found if c.trial.rank != 1][: max(0, SHOWN_CANDIDATES - len(front))]
+    return front + others + [c for c in by_merit if c.trial.role in BASELINES]
 
 
 def _line(study: Study, candidate: CandidateView, chosen: int | None, several: bool) -> list[str]:
@@ -98,6 +102,7 @@ def _line(study: Study, candidate: CandidateView, chosen: int | None, several: b
     scores = [cell(suite.name, "score") for suite in study.suites]
     overall = [cell("", "macro")] if several else []
     flips = [cell("", "negative_flip_rate"), cell("", "churn")]
+    front = "yes" if trial.rank == 1 else ""
     feasible = "yes" if candidate.feasible else "no"
     return [
         f"{trial.number}{mark}",
@@ -105,13 +110,18 @@ def _line(study: Study, candidate: CandidateView, chosen: int | None, several: b
         *scores,
         *overall,
         *flips,
+        front,
         feasible,
         weights_text(study, trial.weights),
     ]
 
 
 def weights_text(study: Study, weights: Sequence[float]) -> str:
-    """`trec .42, deployed .31, …`, largest first; tiny ones left out."""
+    """`trec .42, deployed .31 +3 more`, largest first."""
+    if len(set(weights)) == 1:
+        return f"1/{len(weights)} each"
     named = zip(study.pool.names, weights, strict=True)
     pairs = sorted(named, key=lambda pair: -abs(pair[1]))
-    return ", ".join(f"{name} {w:.2f}" for name, w in pairs if abs(w) >= SHOWN_WEIGHT)
+    large = [f"{name} {w:.2f}" for name, w in pairs if abs(w) >= SHOWN_WEIGHT]
+    more = f" +{len(large) - SHOWN_WEIGHTS} more" if len(large) > SHOWN_WEIGHTS else ""
+    return ", ".join(large[:SHOWN_WEIGHTS]) + more

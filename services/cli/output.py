@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -37,8 +38,10 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None
 ) -> None:
     """A table on stdout, as wide as the terminal (or as it needs, in a pipe)."""
-    console = Console(width=None if Console().is_terminal else 200)
-    table = Table(*columns, title=title, title_justify="left", header_style="bold", box=None)
+    console = Console(width=None if Console().is_terminal else 160)
+    table = Table(
+        *columns, title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
+    )
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(table)
@@ -60,9 +63,13 @@ def progress_bar(*, quiet: bool = False) -> Progress:
 
 
 def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """`0.661 [0.63, 0.69]`, or a dash where the number is undefined."""
+    """The number, and below it its interval: `0.661` over `.63–.69`; a dash where undefined."""
     if value is None:
         return "–"
     if low is None or high is None:
         return f"{value:.3f}"
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{value:.3f}\n{_short(low)}–{_short(high)}"
+
+
+def _short(number: float) -> str:
+    return f"{number:.2f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.2f}"

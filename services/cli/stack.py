@@ -17,7 +17,8 @@ from services.cli.context import open_database
 from services.cli.doctor import findings
 from services.cli.output import json_option, print_json, print_table
 from services.cli.processes import Group
-from services.db.migrate import current_version, migrate as run_migrations
+from services.db.migrate import current_version
+from services.db.migrate import migrate as run_migrations
 from services.queue import CONTROL, EVALUATE, PUBLISH, celery_app
 from services.settings import settings
 

@@ -80,6 +80,12 @@ SELECT t.id, t.number, t.role, t.slot, t.label, t.weights, t.recipe_digest,
 FROM trial t JOIN evaluation e ON e.trial_id = t.id AND e.split = %(split)s
 WHERE t.study_id = %(study)s ORDER BY t.number
 
+-- name: untold
+-- Complete evaluations whose metrics are not computed yet.
+SELECT e.id, e.trial_id FROM evaluation e JOIN trial t ON t.id = e.trial_id
+WHERE t.study_id = %(study)s AND e.split = %(split)s AND e.state = 'complete' AND e.told_at IS NULL
+ORDER BY t.number
+
 -- name: insert_trial
 INSERT INTO trial (study_id, number, role, slot, label, weights, recipe, recipe_digest)
 VALUES (%(study)s, %(number)s, %(role)s, %(slot)s, %(label)s, %(weights)s, %(recipe)s,

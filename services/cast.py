@@ -1,0 +1,184 @@
+"""Casting: a recipe becomes a checkpoint on disk, in Hugging Face layout.
+
+Nothing appears under the final name unless its tensors have the digest that was evaluated and the
+whole folder was read back. Torch is imported by `services.shards`, inside functions only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from optim.recipe import Recipe
+from services.checkpoints import (
+    Checkpoint,
+    FileInfo,
+    check_mergeable,
+    hash_file,
+    manifest_text,
+    read_checkpoint,
+    verify_digest,
+)
+from services.checkpoints.files import (
+    INDEX_NAME,
+    MANIFEST_NAME,
+    TOKENIZER_NAMES,
+)
+from services.errors import BadInput, IntegrityError
+from services.model_card import model_card
+from services.shards import Shard, combine_digest, plan_shards, write_shard
+from services.store.base import (
+    FreeBytes,
+    Progress,
+    check_space,
+    counter,
+    disk_errors,
+    disk_free_bytes,
+    sync_folder,
+)
+
+MAX_SHARD_BYTES = 5 * 2**30
+FILE_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+COPIED_NAMES = TOKENIZER_NAMES | {"generation_config.json"}
+
+
+def cast(
+    recipe: Recipe,
+    parents: Sequence[Checkpoint],
+    out: Path,
+    *,
+    weights_digest: str | None = None,
+    card: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    free_bytes: FreeBytes = disk_free_bytes,
+) -> Checkpoint:
+    """Write the candidate of `recipe` to the new folder `out` and return it, read back and checked.
+
+    `parents` are in the recipe's order; configuration and tokenizer come from the first one. `card`
+    is described in `services.model_card`. `progress` gets (bytes formed and verified, twice the
+    bytes of the weights).
+
+    Raises IntegrityError when the tensors do not have `weights_digest` or a parent's files changed,
+    TrialRejected when a value overflows, BadInput when the parents are not the recipe's or `out` is
+    in use, Unavailable when the disk is full.
+    """
+    _check_parents(recipe, parents, verify_weights=weights_digest is None)
+    shards = plan_shards(parents[0].tensors, FILE_DTYPES[recipe.dtype], max_shard_bytes)
+    size = sum(tensor.end - tensor.start for shard in shards for tensor in shard.tensors)
+    tick = counter(progress, 2 * size)
+    check_space(Path(out).parent, size, free_bytes)
+    with disk_errors(str(out)), _appearing(Path(out)) as folder:
+        hashes: dict[str, str] = {}
+        for shard in shards:
+            hashes |= write_shard(folder / shard.name, shard, recipe, parents, tick)
+        found = combine_digest(shards, hashes)
+        if weights_digest is not None and found != weights_digest:
+            raise IntegrityError(
+                f"its tensors have digest {found[:12]}…, but {weights_digest[:12]}… was evaluated",
+                where=f"recipe {recipe.digest[:12]}…",
+                mend="A parent changed or is not the one evaluated; restore it, or evaluate again",
+            )
+        _write_rest(folder, recipe, parents[0], shards)
+        made = read_checkpoint(folder, progress=_second_half(progress, size))
+        _write_records(folder, recipe, made, found, card)
+    return replace(made, path=Path(out))
+
+
+def _second_half(progress: Progress | None, size: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(size + size * done // total, 2 * size)
+
+
+def _check_parents(recipe: Recipe, parents: Sequence[Checkpoint], *, verify_weights: bool) -> None:
+    if tuple(parent.digest for parent in parents) != recipe.parents:
+        raise BadInput(
+            "the checkpoints given are not the recipe's parents in its order",
+            where=f"recipe {recipe.digest[:12]}…",
+            mend="Give the checkpoints whose digests the recipe lists",
+        )
+    check_mergeable([(str(parent.path), parent) for parent in parents])
+    for parent, weight in zip(parents, recipe.weights, strict=True):
+        if verify_weights and weight:
+            verify_digest(parent.path, parent.files)
+
+
+def _write_rest(folder: Path, recipe: Recipe, first: Checkpoint, shards: Sequence[Shard]) -> None:
+    """The index of several shards, configuration, tokenizer and generation settings."""
+    if len(shards) > 1:
+        tensors = [tensor for shard in shards for tensor in shard.tensors]
+        index = {
+            "metadata": {
+                "total_parameters": sum(tensor.count for tensor in tensors),
+                "total_size": sum(tensor.end - tensor.start for tensor in tensors),
+            },
+            "weight_map": {tensor.name: tensor.file for tensor in tensors},
+        }
+        _write_json(folder / INDEX_NAME, index)
+    _write_json(folder / "config.json", _with_dtype(first.config, recipe.dtype))
+    copied = {name: info for name, info in first.files.items() if name in COPIED_NAMES}
+    for name in copied:
+        shutil.copyfile(first.path / name, folder / name)
+    verify_digest(folder, copied)
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The configuration with its dtype set, in the spelling of the release that wrote it."""
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+    changed = {**config, **dict.fromkeys(keys, dtype)}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and {"dtype", "torch_dtype"} & set(value):
+            changed[key] = _with_dtype(value, dtype)
+    return changed
+
+
+def _write_records(
+    folder: Path,
+    recipe: Recipe,
+    made: Checkpoint,
+    weights_digest: str,
+    card: Mapping[str, Any] | None,
+) -> None:
+    """Recipe, model card and, last, the manifest of all files."""
+    head = "# Remelt recipe: parents are manifest digests (SHA-256), in the order of the weights\n"
+    text = head + yaml.safe_dump(recipe.to_dict(), sort_keys=False)
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(model_card(recipe, weights_digest, card), encoding="utf-8")
+    files: dict[str, FileInfo] = dict(made.files)
+    for name in ("recipe.yaml", "README.md"):
+        files[name] = hash_file(folder / name)
+    manifest = manifest_text(
+        files, checkpoint=made.digest, weights=weights_digest, recipe=recipe.digest
+    )
+    (folder / MANIFEST_NAME).write_text(manifest, encoding="utf-8")
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its name on success and is removed on failure."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput("is there already", where=str(out), mend="Choose a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.with_name(f".{out.name[:150]}.{uuid.uuid4().hex}.casting")
+    folder.mkdir()
+    try:
+        yield folder
+        sync_folder(folder)
+        os.replace(folder, out)
+        sync_folder(out.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -15,10 +15,11 @@ from typing import Any
 
 import redis
 
-from services.embedded.folder import locked, socket_folder
+from services.embedded.folder import command_line, locked, socket_folder
 from services.errors import Unavailable
 
 START_SECONDS = 20.0
+STOP_SECONDS = 10.0
 
 
 def server() -> Path:
@@ -39,31 +40,28 @@ def server() -> Path:
 def ensure_broker(home: Path) -> str:
     """URL of the broker under `home`, started if need be. Safe to call at once from several
     processes. Raises Unavailable naming the log."""
+    home = home.expanduser().resolve()
     with locked(home, "broker"):
-        path = _socket(home)
+        path = socket_folder(home) / "broker.sock"
         if not _answers(path):
+            # one that hangs would come back and fight over the socket
+            _end(home, path)
             _start(home, path)
         return f"redis+socket://{path}"
 
 
 def stop_broker(home: Path) -> None:
     """Stop the server under `home`, if it runs."""
-    pid = _pid(home)
-    if pid is None:
-        return
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 10
-    while _pid(home) is not None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    home = home.expanduser().resolve()
+    if (home / "broker.pid").exists():
+        with locked(home, "broker"):
+            _end(home, socket_folder(home) / "broker.sock")
 
 
 def broker_status(home: Path) -> dict[str, Any]:
     """Whether it answers."""
-    return {"running": _answers(_socket(home))}
-
-
-def _socket(home: Path) -> Path:
-    return socket_folder(home) / "broker.sock"
+    home = home.expanduser().resolve()
+    return {"running": home.exists() and _answers(socket_folder(home) / "broker.sock")}
 
 
 def _start(home: Path, path: Path) -> None:
@@ -71,24 +69,34 @@ def _start(home: Path, path: Path) -> None:
     command = [
         str(server()), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700",
         "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction",
-        "--daemonize", "no", "--dir", str(home.resolve()),
-        "--pidfile", str(home.resolve() / "broker.pid"),
+        "--daemonize", "yes", "--dir", str(home), "--logfile", str(log),
+        "--pidfile", str(home / "broker.pid"),
     ]  # fmt: skip
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    (home / "broker.pid").write_text(str(process.pid))
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    while done.returncode == 0 and time.monotonic() < deadline:
         if _answers(path):
             return
         time.sleep(0.02)
-    raise Unavailable("embedded Valkey did not start", where="broker", mend=f"See {log}")
+    said = (done.stderr or done.stdout).strip().splitlines()
+    raise Unavailable(
+        f"embedded Valkey did not start: {said[-1] if said else 'no message'}",
+        where="broker",
+        mend=f"See {log}, or set REMELT_BROKER_URL to a server of your own",
+    )
+
+
+def _end(home: Path, path: Path) -> None:
+    pid = _pid(home, path)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if pid is not None:
+            os.kill(pid, number)
+        deadline = time.monotonic() + STOP_SECONDS
+        while pid is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
+            pid = _pid(home, path)
 
 
 def _answers(path: Path) -> bool:
@@ -97,17 +105,17 @@ def _answers(path: Path) -> bool:
     client = redis.Redis(unix_socket_path=str(path), socket_timeout=5)
     try:
         return bool(client.ping())
-    except (redis.ConnectionError, redis.TimeoutError):
+    except redis.RedisError:
         return False
     finally:
         client.close()
 
 
-def _pid(home: Path) -> int | None:
-    """The running server's process, None when there is none (or the number is somebody else's)."""
+def _pid(home: Path, path: Path) -> int | None:
+    """The process of the server on this socket, None when there is none."""
     try:
         pid = int((home / "broker.pid").read_text())
-        name = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
-    return pid if b"valkey-server" in name else None
+    # Valkey's own title: `valkey-server unixsocket:/its/socket`
+    return pid if f"unixsocket:{path}" in " ".join(command_line(pid)) else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from kombu.exceptions import OperationalError
 
-from services.db import Connection, Database, row, rows
+from services.db import Connection, Database, rows
 from services.queue import send
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def add(connection: Connection, topic: str, subjects: Sequence[int]) -> None:
 
 
 def relay(database: Database, publish: Callable[[str, int], None] = send) -> int:
-    """Send what waits; returns how many were sent. A broker that is down leaves the rest in place."""
+    """Send what waits; returns how many were sent. A dead broker leaves the rest in place."""
     total = 0
     while batch := database.rows("outbox.next"):
         sent: list[int] = []

@@ -30,7 +30,7 @@ REDELIVER_SECONDS = 3600
 
 
 def queues(url: str) -> list[Queue]:
-    """The queues; on RabbitMQ quorum queues whose rejected messages go to a dead-letter exchange."""
+    """The queues; on RabbitMQ quorum queues whose rejected messages are dead-lettered."""
     arguments: dict[str, Any] = {}
     if url.startswith("amqp"):
         arguments = {
@@ -106,7 +106,7 @@ def celery_app() -> Celery:
 
 
 def send(topic: str, subject: int) -> None:
-    """Publish one hint, confirmed by the broker; raises kombu's OperationalError when it is down."""
+    """Publish one hint, confirmed by the broker; raises OperationalError when that is down."""
     task, queue = TOPICS[topic]
     celery_app().send_task(
         task,

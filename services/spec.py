@@ -7,6 +7,7 @@ are errors, and every message names the field, the value and the mend.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from optim.search import METHODS as SEARCHERS
+from optim.search.options import read_options
 from services.errors import SpecRefused
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
@@ -128,8 +131,8 @@ class Search(_Strict):
     parallelism: int = Field(
         default=8, ge=1, le=1024, description="candidates handed out at a time"
     )
-    options: dict[str, float | int | str | bool] = Field(
-        default_factory=dict, description="options of the method (see docs/searchers)"
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the method (see docs/searchers.md)"
     )
 
     @field_validator("bounds")
@@ -138,6 +141,11 @@ class Search(_Strict):
         if not bounds[0] < bounds[1]:
             raise ValueError("the first bound must be below the second")
         return bounds
+
+    @model_validator(mode="after")
+    def _options_known(self) -> Search:
+        read_options(self.method, SEARCHERS[self.method].options, self.options)
+        return self
 
     @property
     def box(self) -> tuple[float, float]:
@@ -196,7 +204,11 @@ class StudySpec(_Strict):
     def _suites_known(self) -> StudySpec:
         if len(set(self.suites)) != len(self.suites):
             raise ValueError(f"suites: a suite stands twice in {list(self.suites)}")
-        for field, parts in (("objectives", self.objectives), ("constraints", self.constraints)):
+        both: dict[str, Sequence[Objective | Constraint]] = {
+            "objectives": self.objectives,
+            "constraints": self.constraints,
+        }
+        for field, parts in both.items():
             for index, part in enumerate(parts):
                 each = field == "constraints" and part.suite == "each"
                 if part.suite is not None and not each and part.suite not in self.suites:

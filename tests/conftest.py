@@ -220,7 +220,7 @@ def _write_tiny_suites(folder: Path) -> None:
         return "".join(rng.choice("abcdefgh") for _ in range(rng.randint(2, 6)))
 
     pick, say, read = [], [], []
-    for number in range(48):
+    for _ in range(48):
         choices = [f" {c}" for c in "nps"]
         pick.append({"context": f"{word()} =", "choices": choices, "gold": rng.randrange(3)})
         say.append({"prompt": f"{word()} =", "target": f" {word()[0]}"})

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any, cast
 
 import psycopg
 from psycopg.rows import dict_row
@@ -23,15 +23,15 @@ Connection = psycopg.Connection[Row]
 QUERIES = Path(__file__).parent / "queries"
 
 
-@lru_cache(maxsize=None)
-def query(name: str) -> LiteralString:
+@cache
+def query(name: str) -> bytes:
     """The SQL named `file.query`: the block under `-- name: query` in `queries/file.sql`."""
     file, _, wanted = name.partition(".")
     blocks = (QUERIES / f"{file}.sql").read_text().split("-- name: ")[1:]
     for block in blocks:
         title, _, sql = block.partition("\n")
         if title.strip() == wanted:
-            return cast(LiteralString, sql.strip())
+            return sql.strip().encode()
     raise KeyError(f"no query {name}")
 
 

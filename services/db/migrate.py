@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import time
 from pathlib import Path
-from typing import LiteralString, cast
 
 import psycopg
 
@@ -44,9 +43,8 @@ def migrate(url: str) -> list[str]:
     with psycopg.connect(url, connect_timeout=10) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
         connection.execute(CREATE_LEDGER)
-        applied = dict(
-            connection.execute("SELECT version, sha256 FROM schema_migration").fetchall()
-        )
+        ledger = connection.execute("SELECT version, sha256 FROM schema_migration").fetchall()
+        applied: dict[int, str] = dict(ledger)
         for version, name, sql in available():
             sha256 = hashlib.sha256(sql.encode()).hexdigest()
             if version in applied:
@@ -57,7 +55,7 @@ def migrate(url: str) -> list[str]:
                         mend="Restore the file and add a new migration instead",
                     )
                 continue
-            connection.execute(cast(LiteralString, sql))
+            connection.execute(sql.encode())
             connection.execute(
                 "INSERT INTO schema_migration (version, name, sha256) VALUES (%s, %s, %s)",
                 (version, name, sha256),

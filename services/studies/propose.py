@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optim.search import Observation, Searcher, make_searcher, searchers
-from optim.search.baselines import greedy_next, single_weights, uniform
+from optim.search import METHODS, Observation, Searcher, make_searcher, quality
+from optim.search.baselines import greedy_next, greedy_order, single_weights, uniform
 from optim.space import Space
 from services.studies.record import Study, Trial
 
@@ -29,7 +29,7 @@ class Candidate:
 
 
 def baselines(study: Study) -> list[Candidate]:
-    """The reference first (flips are measured against it), every other checkpoint, the uniform soup."""
+    """The reference first (flips need it), then the other checkpoints, then the uniform soup."""
     names = study.pool.names
     order = sorted(range(len(names)), key=lambda i: (names[i] != study.reference, i))
     found = [
@@ -53,7 +53,7 @@ def minimised(study: Study, objectives: Sequence[float]) -> tuple[float, ...]:
 
 
 def merit(study: Study, trial: Trial) -> float:
-    """Mean of the objectives, higher is better: the scalar of greedy soup and of the final choice."""
+    """Mean of the objectives, each turned so that higher is better: the scalar of the choice."""
     assert trial.objectives is not None
     values = minimised(study, trial.objectives)
     return -sum(values) / len(values)
@@ -86,31 +86,36 @@ def search_is_over(study: Study, trials: Sequence[Trial], *, out_of_time: bool) 
 
 def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
     """The next step of the greedy soup, once the last one has been told."""
-    names = study.pool.names
-    singles = [by_slot[f"single.{name}"] for name in names]
-    scores = {i: merit(study, t) for i, t in enumerate(singles) if t.objectives is not None}
-    order = sorted(scores, key=lambda i: (-scores[i], i))
-    steps: list[float | None] = []
-    while (slot := f"greedy.{len(steps) + 1:02d}") in by_slot:
-        step = by_slot[slot]
-        if not step.closed:
-            return []
-        steps.append(None if step.objectives is None else merit(study, step))
-    if not order:
+    singles = [by_slot[f"single.{name}"] for name in study.pool.names]
+    order = greedy_order([quality(_observation(study, trial)) for trial in singles])
+    if singles[order[0]].objectives is None:
         return []
-    weights = greedy_next(len(names), order, scores[order[0]], steps)
-    if weights is None:
+    results = {
+        trial.weights: quality(_observation(study, trial))
+        for trial in by_slot.values()
+        if trial.role != "search" and trial.closed
+    }
+    weights = greedy_next(order, results)
+    steps = [trial for trial in by_slot.values() if trial.role == "greedy"]
+    if weights is None or any(trial.weights == weights for trial in steps):
         return []
-    label = f"greedy soup, step {len(steps) + 1}"
-    return [Candidate(role="greedy", slot=slot, label=label, weights=weights)]
+    number = len(steps) + 1
+    return [
+        Candidate(
+            role="greedy",
+            slot=f"greedy.{number:02d}",
+            label=f"greedy soup, step {number}",
+            weights=weights,
+        )
+    ]
 
 
-def searcher_of(study: Study, trials: Sequence[Trial]) -> Searcher[Any]:
+def searcher_of(study: Study, trials: Sequence[Trial]) -> Searcher:
     """The study's searcher; where it can, it starts from the baselines, best first."""
     search = study.spec.search
     lower, upper = search.box
-    options = dict(search.options)
-    if any(option.name == "start" for option in searchers()[search.method].options):
+    options: dict[str, Any] = dict(search.options)
+    if any(option.name == "start" for option in METHODS[search.method].options):
         told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
         told.sort(key=lambda t: (max(t.violation or 0.0, 0.0), -merit(study, t), t.number))
         options.setdefault("start", [list(t.weights) for t in told])

@@ -6,6 +6,7 @@ Postgres is needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg.types.json import Jsonb
@@ -13,7 +14,7 @@ from psycopg.types.json import Jsonb
 from services import outbox, registry
 from services.db import Connection, Database, row, rows
 from services.errors import BadInput, SpecRefused
-from services.spec import StudySpec
+from services.spec import Constraint, Objective, StudySpec
 from services.version import code_version
 
 
@@ -69,7 +70,11 @@ def submit(
 def _check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
     """Refuse metrics that a suite's form does not have."""
     scored = [name for name, form in forms.items() if form != "text"]
-    for field, parts in (("objectives", spec.axes), ("constraints", spec.constraints)):
+    both: dict[str, Sequence[Objective | Constraint]] = {
+        "objectives": spec.axes,
+        "constraints": spec.constraints,
+    }
+    for field, parts in both.items():
         for index, part in enumerate(parts):
             where = f"spec: {field}.{index}"
             if part.suite not in (None, "each") and forms[str(part.suite)] == "text":

@@ -39,12 +39,12 @@ def test_a_changed_migration_is_refused(empty_url: str) -> None:
     migrate(empty_url)
     with psycopg.connect(empty_url, autocommit=True) as connection:
         connection.execute("UPDATE schema_migration SET sha256 = 'other' WHERE version = 1")
-    with pytest.raises(IntegrityError, match="0001_first_schema.sql: was changed after"):
+    with pytest.raises(IntegrityError, match=r"0001_first_schema\.sql: was changed after"):
         migrate(empty_url)
 
 
 def test_workers_wait_for_the_schema(empty_url: str) -> None:
-    with pytest.raises(Unavailable, match="older than version .*remelt migrate"):
+    with pytest.raises(Unavailable, match=r"older than version .*remelt migrate"):
         wait_for_schema(empty_url, seconds=0)
     migrate(empty_url)
     wait_for_schema(empty_url, seconds=0)

@@ -1,0 +1,231 @@
+"""The command line: a story in its help, JSON for programs, one-line errors, four exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import services.cli as command_line
+from services.queue import celery_app
+from services.settings import Settings, settings
+
+#: commands that print no data: they start processes, or their output is a file format by itself
+NO_DATA = {
+    "up", "down", "ui", "worker", "worker control", "worker evaluate", "worker ping",
+    "study export", "study schema", "evaluate",
+}  # fmt: skip
+SPEC = """
+name: first
+pool: tiny
+suites: [pick, say]
+objectives: [macro, negative_flip_rate]
+budget: {trials: 4}
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command printed and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        """The printed JSON."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def remelt(
+    database_url: str,
+    broker_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Run]:
+    """Run `remelt …` in this process against fresh servers."""
+    monkeypatch.setenv("REMELT_DATABASE_URL", database_url)
+    monkeypatch.setenv("REMELT_BROKER_URL", broker_url)
+    monkeypatch.setenv("REMELT_HOME", str(tmp_path / "home"))
+
+    def run(*arguments: str) -> Result:
+        settings.cache_clear()
+        celery_app.cache_clear()
+        monkeypatch.setattr(sys, "argv", ["remelt", *arguments])
+        code = 0
+        try:
+            command_line.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    yield run
+    settings.cache_clear()
+    celery_app.cache_clear()
+
+
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command by its full name."""
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+
+
+ALL = dict(commands(command_line.cli))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_says_what_it_does(name: str) -> None:
+    command = ALL[name]
+    first = (command.help or "").strip().split("\n\n")[0]
+    assert first.endswith((".", ")")), name
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, f"{name} {option.name} has no help"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_everything_that_prints_data_prints_json(name: str) -> None:
+    command = ALL[name]
+    has_json = any("--json" in parameter.opts for parameter in command.params)
+    assert has_json or name in NO_DATA or isinstance(command, click.Group)
+
+
+def test_every_setting_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    missing = [n for n in Settings.model_fields if f"`REMELT_{n.upper()}`" not in text]
+    assert not missing
+
+
+def test_help_reads_like_a_story(remelt: Run) -> None:
+    shown = remelt("--help")
+    assert shown.code == 0
+    order = [shown.out.index(f"\n  {name} ") for name in ("up", "pool", "suite", "study", "pull")]
+    assert order == sorted(order)
+
+
+def register(remelt: Run, tiny_pool: Path) -> None:
+    """The tiny pool and its suites."""
+    folders = [str(p) for p in sorted((tiny_pool / "pool").iterdir())]
+    made = remelt("pool", "add", "tiny", *folders, "--reference", "now", "--json")
+    assert made.code == 0, made.err
+    assert [c["name"] for c in made.data["checkpoints"]] == ["far", "left", "now", "right"]
+    for name in ("pick", "say", "read"):
+        added = remelt("suite", "add", name, str(tiny_pool / "suites" / f"{name}.jsonl"), "--json")
+        assert added.code == 0, added.err
+        assert added.data["items"] == 48
+        assert sum(added.data[s] for s in ("search", "validation", "test")) == 48
+
+
+def test_a_study_from_files_to_cancel(remelt: Run, tiny_pool: Path, tmp_path: Path) -> None:
+    register(remelt, tiny_pool)
+    spec = tmp_path / "study.yaml"
+    spec.write_text(SPEC)
+    made = remelt("study", "submit", str(spec), "--key", "k", "--json")
+    assert made.code == 0, made.err
+    assert made.data["created"] is True
+    again = remelt("study", "submit", str(spec), "--key", "k", "--json")
+    assert (again.data["study"], again.data["created"]) == (made.data["study"], False)
+    number = str(made.data["study"])
+    listed = remelt("study", "list", "--json").data
+    assert [(s["id"], s["state"], s["pool"]) for s in listed] == [(1, "running", "tiny")]
+    assert remelt("study", "pause", number, "--json").data["state"] == "paused"
+    assert remelt("study", "resume", number, "--json").data["state"] == "running"
+    shown = remelt("study", "show", number)
+    assert "study 1 (first): running, phase search" in shown.out
+    assert "no results yet" in shown.out
+    assert remelt("study", "cancel", number).out == "study 1: cancelled\n"
+    refused = remelt("study", "resume", number)
+    assert refused.code == 2
+    assert "is cancelled, so it cannot be resumed" in refused.err
+
+
+def test_tables_for_people(remelt: Run, tiny_pool: Path) -> None:
+    register(remelt, tiny_pool)
+    assert "now *" in remelt("pool", "show", "tiny").out
+    assert "tiny" in remelt("pool", "list").out
+    assert "pick" in remelt("suite", "list").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study", "show", "7"], "no study has the number 7. List them: remelt study list"),
+        (["pool", "show", "nope"], "no pool is called 'nope'. Known: none"),
+        (["study", "submit", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
+        (["pool", "add", "Bad Name", "a", "b", "--reference", "a"], "'Bad Name' is not a name"),
+        (["pool", "add", "p", "/a", "/b", "--reference", "c"], "reference 'c' is not among"),
+        (["suite", "add", "s", "/nowhere.jsonl"], "/nowhere.jsonl: cannot be read"),
+        (["pull", "1/x", "/tmp/never"], "'1/x' names no artefact"),
+        (["publish", "1", "1"], "study 1 has no trial 1"),
+        (["study", "report", "1"], "no study has the number 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    remelt: Run, arguments: list[str], message: str
+) -> None:
+    ended = remelt(*arguments)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith("remelt: ")
+    assert message in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_unknown_pool_in_a_spec_lists_the_known_ones(
+    remelt: Run, tiny_pool: Path, tmp_path: Path
+) -> None:
+    register(remelt, tiny_pool)
+    spec = tmp_path / "study.yaml"
+    spec.write_text(SPEC.replace("pool: tiny", "pool: tinny"))
+    assert "no pool is called 'tinny'. Known: tiny" in remelt("study", "submit", str(spec)).err
+    spec.write_text(SPEC + "reference: then\n")
+    assert "Name one of: far, left, now, right" in remelt("study", "submit", str(spec)).err
+    spec.write_text(
+        SPEC.replace("[pick, say]", "[pick, read]") + "constraints:\n"
+        "  - {metric: churn, suite: read, max: 0.1}\n"
+    )
+    ended = remelt("study", "submit", str(spec))
+    assert "constraints.0: suite 'read' is text" in ended.err
+
+
+def test_schema_is_json(remelt: Run) -> None:
+    schema = json.loads(remelt("study", "schema").out)
+    assert schema["additionalProperties"] is False
+    assert {"pool", "suites", "search", "budget"} <= set(schema["properties"])
+
+
+def test_doctor_names_what_is_missing(remelt: Run) -> None:
+    found = remelt("doctor", "--json")
+    checks = {one["check"]: one for one in found.data}
+    assert checks["database"]["ok"]
+    assert checks["schema"]["ok"]
+    assert checks["broker"]["ok"]
+    assert checks["store"]["ok"]
+    assert not checks["workers"]["ok"]
+    assert "remelt up" in checks["workers"]["mend"]
+    assert found.code == 1
+
+
+def test_the_installed_command_starts(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("remelt")
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("remelt, version ")
+    done = subprocess.run([program, "stduy"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "stduy" in done.stderr

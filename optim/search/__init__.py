@@ -1,0 +1,42 @@
+"""Searchers by the name a study spec gives them, each describing itself for forms and docs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optim.search.base import Observation, Searcher, Suggestion, quality
+from optim.search.cmaes import CmaEs
+from optim.search.nsga import NsgaII
+from optim.search.options import Option
+from optim.search.random import RandomSearch
+from optim.space import Space
+
+__all__ = [
+    "METHODS",
+    "Observation",
+    "Option",
+    "Searcher",
+    "Suggestion",
+    "make_searcher",
+    "quality",
+]
+
+#: name -> class; `.summary` and `.options` of a class say what a form shows
+METHODS: dict[str, type[Searcher]] = {
+    method.name: method for method in (CmaEs, NsgaII, RandomSearch)
+}
+
+
+def make_searcher(
+    method: str,
+    *,
+    space: Space,
+    objectives: int,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+) -> Searcher:
+    """The searcher of that name; ValueError naming the field for anything it cannot use."""
+    if method not in METHODS:
+        raise ValueError(f"search.method: {method!r} is not one of {sorted(METHODS)}")
+    return METHODS[method](space=space, objectives=objectives, seed=seed, options=options)

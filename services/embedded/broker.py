@@ -12,14 +12,18 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from services.embedded.folder import command_line, locked, socket_folder
 from services.errors import Unavailable
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 
 
 def server() -> Path:
@@ -47,7 +51,7 @@ def ensure_broker(home: Path) -> str:
             # one that hangs would come back and fight over the socket
             _end(home, path)
             _start(home, path)
-        return f"redis+socket://{path}"
+        return f"redis+socket://{quote(str(path))}"
 
 
 def stop_broker(home: Path) -> None:
@@ -102,7 +106,8 @@ def _end(home: Path, path: Path) -> None:
 def _answers(path: Path) -> bool:
     if not path.exists():
         return False
-    client = redis.Redis(unix_socket_path=str(path), socket_timeout=5)
+    retry = Retry(NoBackoff(), 0)
+    client = redis.Redis(unix_socket_path=str(path), socket_timeout=ANSWER_SECONDS, retry=retry)
     try:
         return bool(client.ping())
     except redis.RedisError:

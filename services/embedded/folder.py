@@ -18,7 +18,7 @@ MAX_SOCKET_FOLDER_BYTES = 80
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only this user can enter. Raises Unavailable when it is somebody else's."""
+    """Make a folder that only this user can enter; raises Unavailable if it is somebody else's."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = path.lstat()
     if path.is_symlink() or found.st_uid != os.geteuid():

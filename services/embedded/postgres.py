@@ -102,9 +102,11 @@ def postgres_status(home: Path) -> dict[str, Any]:
 
 
 def _make(home: Path, folder: Path) -> None:
+    if _runs(folder):  # somebody died between starting it and writing made.json
+        _run(folder, "pg_ctl", "-D", str(folder / "data"), "-m", "immediate", "-w", "stop")
     shutil.rmtree(folder, ignore_errors=True)
     private_folder(folder)
-    made = {"port": _free_port(), "password": secrets.token_urlsafe(24)}
+    made: dict[str, Any] = {"port": _free_port(), "password": secrets.token_urlsafe(24)}
     write_secret(folder / "password", made["password"])
     way = _way()
     (folder / "way").write_text(way)
@@ -124,14 +126,16 @@ def _make(home: Path, folder: Path) -> None:
 
 
 def _start(home: Path, folder: Path, made: dict[str, Any]) -> None:
-    # its number may belong to another process by now, and Postgres would wait for that one
-    (folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+    # nobody runs, but the numbers in its locks may belong to others by now, or to unburied corpses
+    sockets = _sockets(home, folder)
+    for stale in (folder / "data" / "postmaster.pid", *sockets.glob(".s.PGSQL.*")):
+        stale.unlink(missing_ok=True)
     deadline = time.monotonic() + START_SECONDS
     while True:
         if not _port_is_free(made["port"]):
             made["port"] = _free_port()
             write_secret(folder / "made.json", json.dumps(made))
-        options = f"-p {made['port']} -k {shlex.quote(str(_sockets(home, folder)))}"
+        options = f"-p {made['port']} -k {shlex.quote(str(sockets))}"
         try:
             _run(
                 folder, "pg_ctl", "-D", str(folder / "data"), "-w", "-t", str(START_SECONDS),

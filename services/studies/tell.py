@@ -101,7 +101,7 @@ def _rates(c: Compatibility) -> dict[str, Value]:
         "churn": c.changed,
         "inconsistency": c.negative + c.both_wrong_differently,
     }
-    return {name: Value(k / c.n, *intervals.wilson(k, c.n), c.n) for name, k in counts.items()}
+    return {name: Value(k / c.n, *intervals.wilson(k, c.n), n=c.n) for name, k in counts.items()}
 
 
 def objective_values(study: Study, measured: Measured) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,9 +48,7 @@ class DirectoryStore(Store):
             return
         with disk_errors(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
-            for left in target.parent.glob(f".{target.name[:200]}.*.part"):
-                if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                    left.unlink(missing_ok=True)
+            _remove_stale(target)
             with replacing(target) as temporary:
                 copied = copy_hashed(path, temporary, progress)
                 check_sha256(copied.sha256, sha256, str(path))
@@ -149,3 +147,11 @@ def copy_hashed(
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what dead writers left beside `path`; living ones may finish while we look."""
+    for left in path.parent.glob(f".{path.name[:200]}.*.part"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()

@@ -87,6 +87,8 @@ def pull_checkpoint(
     NotFound, IntegrityError (a file differs from the manifest), Unavailable (server, disk space).
     """
     directory = Path(directory).absolute()
+    if directory.exists() and not directory.is_dir():
+        raise BadInput("is no folder", where=str(directory), mend="Choose a new folder")
     manifest, files = _read_manifest(store, digest)
     total = sum(info.bytes for info in files.values())
     tick = counter(progress, total)

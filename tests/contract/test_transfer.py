@@ -129,6 +129,10 @@ def test_publishing_again_is_fine(store: Store, checkpoint: Path) -> None:
 
 def test_several_publish_the_same_digest_at_once(config: Settings, checkpoint: Path) -> None:
     barrier, digests = threading.Barrier(4), []
+    for number in range(30):  # more files, more chances to meet
+        (checkpoint / f"extra{number}.txt").write_text("x")
+    files = {path.name: hash_file(path) for path in checkpoint.iterdir()}
+    (checkpoint / "manifest.json").write_text(manifest_text(files))
 
     def publish() -> None:
         with open_store(None, config) as mine:
@@ -144,8 +148,8 @@ def test_several_publish_the_same_digest_at_once(config: Settings, checkpoint: P
     assert len(set(digests)) == 1
     with open_store(None, config) as mine:
         out = pull_checkpoint(mine, digests[0], checkpoint.parent / "out")
-        assert len(mine.list("")) == 4
-    assert sorted(os.listdir(out)) == NAMES
+        assert len(mine.list("")) == 34
+    assert sorted(os.listdir(out)) == sorted([*files, "manifest.json"])
 
 
 def test_killed_before_the_manifest_nothing_is_published(
@@ -295,6 +299,8 @@ def test_a_folder_in_use_is_left_alone(store: Store, checkpoint: Path, tmp_path:
     with pytest.raises(BadInput, match="not empty and holds something else"):
         pull_checkpoint(store, digest, other)
     assert os.listdir(other) == ["thesis.tex"]
+    with pytest.raises(BadInput, match="is no folder"):
+        pull_checkpoint(store, digest, other / "thesis.tex")
 
 
 def test_several_pull_into_one_folder(config: Settings, checkpoint: Path, tmp_path: Path) -> None:

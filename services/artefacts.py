@@ -87,9 +87,6 @@ def cast_trial(
             "was evaluated with different weights on different splits", where=where
         )
     recipe = Recipe.from_dict(source["recipe"])
-    used = [m for m, w in zip(pool.members, recipe.weights, strict=True) if w]
-    parents = {m.digest: _parent(m, config) for m in (used or pool.members)}
-    full = [parents.get(m.digest) or _parent(m, config) for m in pool.members]
     card = {
         "study": source["study"],
         "study_number": source["study_id"],
@@ -99,7 +96,7 @@ def cast_trial(
     }
     return cast(
         recipe,
-        full,
+        [_parent(m, config) for m in pool.members],
         out,
         weights_digest=source["weights_digest"],
         card=card,
@@ -145,9 +142,8 @@ def publish_artefact(
         assert source is not None
         _cast_elsewhere(source["study_id"], source["number"], out, keep)
         checkpoint = read_checkpoint(out)
-        digest = publish_checkpoint(
-            open_store(held["store"], config), out, progress=lambda *_: keep()
-        )
+        with open_store(held["store"], config) as store:
+            digest = publish_checkpoint(store, out, progress=lambda *_: keep())
         ended = _end(
             database,
             "artefacts.published",
@@ -267,5 +263,6 @@ def pull(
 ) -> str:
     """Fetch a published checkpoint into `out`, every file verified; returns its digest."""
     url, digest = resolve(database, config, reference)
-    pull_checkpoint(open_store(url, config), digest, out, progress=progress)
+    with open_store(url, config) as store:
+        pull_checkpoint(store, digest, out, progress=progress)
     return digest

@@ -111,7 +111,8 @@ def _broker(config: Settings) -> str:
 
 def _store(config: Settings) -> str:
     url = store_url(config)
-    open_store(url, config).exists("doctor")
+    with open_store(url, config) as store:
+        store.exists("doctor")
     return url
 
 

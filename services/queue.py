@@ -105,6 +105,15 @@ def celery_app() -> Celery:
     return make_app(settings())
 
 
+def declare_dead_letters(app: Celery) -> None:
+    """On RabbitMQ, make the place that rejected messages go to; elsewhere there is none."""
+    with app.connection_for_write() as connection:
+        if connection.transport.driver_type == "amqp":
+            exchange = Exchange(DEAD, type="fanout", durable=True)
+            arguments = {"x-queue-type": "quorum", "x-message-ttl": 7 * 24 * 3600 * 1000}
+            Queue(DEAD, exchange, queue_arguments=arguments)(connection.default_channel).declare()
+
+
 def send(topic: str, subject: int) -> None:
     """Publish one hint, confirmed by the broker; raises OperationalError when that is down."""
     task, queue = TOPICS[topic]

@@ -17,7 +17,7 @@ from services import artefacts, evaluations
 from services.db import Database
 from services.embedded import database_url
 from services.errors import BadInput, EngineFailed, NotFound, RemeltError, TrialRejected
-from services.queue import SWEEP_TASK, celery_app
+from services.queue import SWEEP_TASK, celery_app, declare_dead_letters
 from services.settings import settings
 from services.studies.advance import advance
 from services.sweep import sweep
@@ -101,6 +101,7 @@ def publish_task(artefact: int) -> None:
 @worker_ready.connect
 def _say_hello(sender: Any, **_: Any) -> None:
     """Write this worker's row every few seconds, so that people see who is alive."""
+    declare_dead_letters(sender.app)
     queues = sorted(sender.app.amqp.queues.consume_from)
 
     def beat() -> None:

@@ -1,0 +1,129 @@
+"""What a study is told of a candidate: metrics, objectives and constraints, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from optim.predictions import Form, Predictions
+from services.registry import Member, Pool
+from services.spec import parse_spec
+from services.studies.record import Study, StudySuite
+from services.studies.tell import ALL, measure, objective_values, violation
+
+#: gold is option 0 of every item
+OLD = [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]  # six right
+NEW = [0, 0, 0, 0, 1, 2, 0, 1, 1, 2]  # two broken, one mended, one wrong in another way
+
+
+def choice(answers: list[int]) -> Predictions:
+    """Predictions of a suite whose gold is always option 0."""
+    array = np.array(answers, dtype=np.uint64)
+    return Predictions(form="choice", items="i", correct=array == 0, answer=array)
+
+
+def text(nll: list[float]) -> Predictions:
+    """Predictions of a text suite of ten tokens an item."""
+    return Predictions(
+        form="text",
+        items="t",
+        nll=np.array(nll, np.float32),
+        tokens=np.full(len(nll), 10, np.int32),
+    )
+
+
+def study(extra: str = "", *, with_text: bool = False) -> Study:
+    """A study on suites a and b, and a text suite t when asked for."""
+    names: list[tuple[str, Form]] = [("a", "choice"), ("b", "choice")]
+    names += [("t", "text")] if with_text else []
+    spec = parse_spec(f"name: s\npool: p\nsuites: [{', '.join(n for n, _ in names)}]\n{extra}")
+    members = tuple(
+        Member(name=n, uri="", digest=n * 64, parameters=1, dtype="float32", files={}) for n in "xy"
+    )
+    suites = tuple(
+        StudySuite(
+            id=i, name=n, form=f, digest="", search_items=10, validation_items=5, test_items=5
+        )
+        for i, (n, f) in enumerate(names)
+    )
+    return Study(
+        id=1, name="s", state="running", phase="search", spec=spec, reference="x", suites=suites,
+        pool=Pool(id=1, name="p", reference="x", members=members),
+        chosen_trial_id=None, failure=None,
+    )  # fmt: skip
+
+
+def test_rates_per_suite_and_over_all_suites() -> None:
+    found = measure(
+        study(), {"a": choice(OLD), "b": choice(OLD)}, {"a": choice(NEW), "b": choice(OLD)}
+    )
+    per_suite = {
+        name: found["a", name].value
+        for name in ("score", "negative_flip_rate", "positive_flip_rate", "churn", "inconsistency")
+    }
+    assert per_suite == {
+        "score": 0.5,
+        "negative_flip_rate": 0.2,
+        "positive_flip_rate": 0.1,
+        "churn": 0.4,
+        "inconsistency": 0.3,
+    }
+    assert found["a", "score"].n == 10
+    assert found[ALL, "negative_flip_rate"].value == pytest.approx(2 / 20)
+    assert found[ALL, "churn"].n == 20
+    assert found[ALL, "macro"].value == pytest.approx((0.5 + 0.6) / 2)
+    for value in found.values():
+        assert value.value is not None
+        assert value.low is not None
+        assert value.high is not None
+        assert value.low <= value.value <= value.high
+
+
+def test_a_text_suite_has_a_score_and_no_flips() -> None:
+    old = {"a": choice(OLD), "b": choice(OLD), "t": text([20, 30])}
+    new = {"a": choice(NEW), "b": choice(OLD), "t": text([10, 30])}
+    one = study("objectives: [t, macro]\n", with_text=True)
+    found = measure(one, old, new)
+    assert found["t", "score"].value == pytest.approx(2.0)
+    assert ("t", "churn") not in found
+    assert found[ALL, "macro"].value == pytest.approx(0.55)
+    assert objective_values(one, found) == pytest.approx((2.0, 0.55))
+    assert one.signs == (1.0, -1.0)
+
+
+def test_directions_can_be_turned() -> None:
+    one = study("objectives: [{metric: score, suite: a, direction: minimize}, churn]\n")
+    assert one.signs == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "missed"),
+    [
+        # the estimate alone: .2 against .15 on a; b has none
+        ("{metric: negative_flip_rate, suite: each, max: 0.15, confidence: null}", 0.05),
+        ("{metric: negative_flip_rate, suite: b, max: 0.15, confidence: null}", 0.0),
+        ("{metric: negative_flip_rate, max: 0.1, confidence: null}", 0.0),
+        ("{metric: score, suite: each, min: 0.55, confidence: null}", 0.05),
+        ("{metric: macro, min: 0.6, confidence: null}", 0.05),
+        # one-sided 95 % Wilson bound of 0 in 10: z² / (n + z²) = 2.7055 / 12.7055
+        ("{metric: negative_flip_rate, suite: b, max: 0.1}", 0.21294 - 0.1),
+        ("{metric: negative_flip_rate, suite: b, max: 0.22}", 0.0),
+    ],
+)
+def test_constraints_are_missed_by(constraint: str, missed: float) -> None:
+    one = study(f"constraints: [{constraint}]\n")
+    old = {"a": choice(OLD), "b": choice(OLD)}
+    found = measure(one, old, {"a": choice(NEW), "b": choice(OLD)})
+    assert violation(one, found) == pytest.approx(missed, abs=1e-4)
+
+
+def test_confidence_makes_a_constraint_stricter() -> None:
+    old = {"a": choice(OLD), "b": choice(OLD)}
+    new = {"a": choice(NEW), "b": choice(OLD)}
+    missed = []
+    for confidence in ("null", "0.6", "0.9", "0.99"):
+        one = study(f"constraints: [{{metric: macro, min: 0.54, confidence: {confidence}}}]\n")
+        missed.append(violation(one, measure(one, old, new)))
+    assert missed == sorted(missed)
+    assert missed[0] == 0
+    assert missed[-1] > 0

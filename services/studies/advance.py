@@ -43,10 +43,8 @@ def _step(connection: Connection, study: Study) -> bool:
 def _search(connection: Connection, study: Study) -> bool:
     tell(connection, study, "search")
     trials = load_trials(connection, study.id, "search")
-    reference = next((t for t in trials if t.role == "reference"), None)
-    if reference is not None and reference.closed and reference.objectives is None:
-        problem = f"the reference could not be evaluated: {reference.error}"
-        return finals.end(connection, study, "failed", problem)
+    if _lost_reference(connection, study, trials, "search"):
+        return False
     out_of_time = _out_of_time(connection, study)
     if search_is_over(study, trials, out_of_time=out_of_time):
         rows(connection, "studies.set_phase", study=study.id, phase="validation")
@@ -63,7 +61,21 @@ def _search(connection: Connection, study: Study) -> bool:
 def _rescored(connection: Connection, study: Study, split: Split, *, after: finals.Step) -> bool:
     tell(connection, study, split)
     trials = load_trials(connection, study.id, split)
+    if _lost_reference(connection, study, trials, split):
+        return False
     return all(t.closed for t in trials) and after(connection, study, trials)
+
+
+def _lost_reference(
+    connection: Connection, study: Study, trials: Sequence[Trial], split: Split
+) -> bool:
+    """End a study whose reference has no results on a split: nothing can be compared there."""
+    reference = next((t for t in trials if t.role == "reference"), None)
+    if reference is None or not reference.closed or reference.objectives is not None:
+        return False
+    problem = f"the reference could not be evaluated on the {split} split: {reference.error}"
+    finals.end(connection, study, "failed", problem)
+    return True
 
 
 def _insert(

@@ -1,13 +1,16 @@
 """Telling a study what came in: metrics from stored predictions, objectives, constraints, ranks.
 
 Metrics are arithmetic on per-item predictions of the trial and of the reference on the same
-split; nothing is evaluated here. Each evaluation is told exactly once.
+split; nothing is evaluated here. Each evaluation is told exactly once, or rejected: numbers that
+are not finite end here and never reach a searcher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from optim import intervals
 from optim.compatibility import Compatibility, compare, pooled
@@ -42,7 +45,7 @@ Measured = dict[tuple[str, str], Value]
 
 
 def tell(connection: Connection, study: Study, split: Split) -> int:
-    """Tell every complete evaluation of a split that was not told yet; how many.
+    """Tell, or reject, every complete evaluation of a split that was not told yet; how many.
 
     Waits (tells nothing) while the reference has no results on the split.
     """
@@ -56,6 +59,10 @@ def tell(connection: Connection, study: Study, split: Split) -> int:
     old = load_predictions(connection, study, reference.id, split)
     for one in untold:
         new = load_predictions(connection, study, one["trial_id"], split)
+        if (suite := _not_finite(new)) is not None:
+            error = f"suite {suite}: a score is not finite"
+            rows(connection, "studies.reject", evaluation=one["id"], error=error)
+            continue
         measured = measure(study, old, new)
         _write(connection, one["trial_id"], split, measured)
         rows(
@@ -68,6 +75,11 @@ def tell(connection: Connection, study: Study, split: Split) -> int:
     _rank(connection, study, split)
     rows(connection, "studies.touch", study=study.id)
     return len(untold)
+
+
+def _not_finite(new: Mapping[str, Predictions]) -> str | None:
+    """The first suite that holds a score which is not a number."""
+    return next((name for name, p in new.items() if not np.isfinite(p.units()).all()), None)
 
 
 def measure(

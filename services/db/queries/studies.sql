@@ -105,6 +105,11 @@ UPDATE evaluation
 SET told_at = clock_timestamp(), objectives = %(objectives)s, violation = %(violation)s
 WHERE id = %(evaluation)s AND told_at IS NULL AND state = 'complete' RETURNING id
 
+-- name: reject
+-- Results that cannot be told: the evaluation ran, but its numbers are of no use.
+UPDATE evaluation SET state = 'failed', error = %(error)s
+WHERE id = %(evaluation)s AND told_at IS NULL AND state = 'complete' RETURNING id
+
 -- name: set_rank
 UPDATE evaluation SET rank = %(rank)s WHERE id = %(evaluation)s AND rank IS DISTINCT FROM %(rank)s
 

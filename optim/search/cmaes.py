@@ -1,8 +1,7 @@
 """CMA-ES on a scalar of the objectives: the search of the recycling paper (2412.04144).
 
-The choices that the paper leaves open are stated in `CmaEs`; where a figure stands beside one it
-was measured on a synthetic pool (see its docstring). It must stay replayable: the random numbers
-of a generation depend on the seed and on the generation's number alone.
+The choices that the paper leaves open are stated in `CmaEs`. It must stay replayable: the random
+numbers of a generation depend on the seed and on the generation's number alone.
 """
 
 from __future__ import annotations
@@ -38,17 +37,22 @@ class CmaEs(Generational[_Run]):
     - Coordinates: the n−1 of an orthonormal basis of {Σ d_i = 0} around the uniform soup, so the
       sum is kept by construction and no parent is special.
     - Candidates outside the bounds are projected onto the space and evaluated there. CMA-ES is
-      told its own point, unprojected, without a penalty: on the simplex this beat telling the
-      projected point (.7006 against .6980) and a penalty on the distance (.6950).
+      told its own point, unprojected and without a penalty.
     - It is told ranks: feasible before infeasible before failed, feasible ones by the mean of the
-      values, infeasible ones by violation. Only ranks matter to CMA-ES, so mixed units of
-      violations and scores never meet.
-    - Start: the better half of the `start` points, recombined with CMA-ES's own log-rank weights,
-      else the uniform soup (.7371 against .7329 in the affine box, .7006 against .7000 on the
-      simplex); sigma 0.1 (.05–.15 alike, .3 loses up to .01).
+      values, infeasible ones by violation. Only ranks matter to CMA-ES, so the units of
+      violations and of scores never meet.
+    - Start: the better half of the `start` points, recombined with CMA-ES's own log-rank shares,
+      else the uniform soup.
     - Population 4 + ⌊3 ln n⌋: 12 for a pool of 16.
     - A run whose generation spreads less than `tolerance` on every weight has converged: the
       next starts from a random point with twice the population (Auger & Hansen 2005).
+
+    Measured on synthetic pools (12 parents, 5 suites of 200–300 items whose accuracy saturates
+    in w; 110 evaluations after the baselines; mean over 60 pools of the true macro average of the
+    candidate that looked best; standard error of a difference about .0005 on the simplex): told
+    unprojected points .7006, told projected ones .6980, with a penalty on the distance .6957;
+    affine box, start from baselines .7371, from the uniform soup .7329; sigma .07 to .15 within
+    .0025, .3 up to .01 worse; populations 6 to 12 alike, 16 worse by .004 in the affine box.
     """
 
     name: ClassVar[str] = "cma-es"

@@ -33,13 +33,15 @@ class NsgaII(Generational[list[list[Observation]]]):
     - Individuals are the weights themselves, as evaluated; a child is projected onto the space.
     - Constraint domination: feasible before infeasible, infeasible ones by violation, failed
       trials last.
-    - BLX-α crossover and mutation by resampling one weight in n, population 16: the best of
-      three crossovers, two mutations and populations 12–40 at 120 evaluations of a synthetic
-      pool (12 parents, 5 suites; hypervolume .080 against .065 of the baselines on the simplex,
-      .104 in the affine box).
-    - The first generation mixes three random ones of the better half of the `start` points
-      (.0796 against .0760 from scratch), else it is uniform on the simplex.
-    - A child whose weights were seen before is bred again, as an evaluation has no noise.
+    - BLX-α crossover, mutation by drawing one weight in n anew, population 16.
+    - The first generation mixes three random ones of the better half of the `start` points, else
+      it is uniform on the simplex.
+    - A child whose weights were seen before is bred again: evaluating it would tell nothing.
+
+    Measured on the synthetic pools of `CmaEs` at 120 evaluations, as the true hypervolume of the
+    front: on the simplex .082, CMA-ES .078, random search .073, the baselines alone .067; in the
+    affine box CMA-ES does better even here (.138 against .103), so prefer it there. Uniform, SBX
+    and BLX-α crossover came within .002 of each other; polynomial mutation lost .003 to .009.
     """
 
     name: ClassVar[str] = "nsga-ii"

@@ -35,16 +35,19 @@ def ui_command(host: str, port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def worker_command(kind: str) -> list[str]:
-    """A worker's command line: `control` advances studies, `evaluate` runs the engine."""
+def worker_command(kind: str, number: int = 0) -> list[str]:
+    """A worker's command line: `control` advances studies, `evaluate` runs the engine.
+
+    Workers that one process starts need a number each: equal names share one mailbox.
+    """
     queues = CONTROL if kind == "control" else f"{EVALUATE},{PUBLISH}"
     command = [
         sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--pool", "threads",
-        "--concurrency", "1", "--queues", queues, "--hostname", f"{kind}-{os.getpid()}@%h",
+        "--concurrency", "1", "--queues", queues, "--hostname", f"{kind}-{os.getpid()}-{number}@%h",
         "--loglevel", "INFO", "--without-gossip", "--without-mingle",
     ]  # fmt: skip
     if kind == "control":
-        schedule = settings().home / "run" / f"beat-{os.getpid()}"
+        schedule = settings().home / "run" / f"beat-{os.getpid()}-{number}"
         schedule.parent.mkdir(parents=True, exist_ok=True)
         command += ["--beat", "--schedule", str(schedule)]
     return command
@@ -60,7 +63,7 @@ def up(workers: int, port: int, no_ui: bool) -> None:
     group = Group(settings().home / "logs")
     group.start("control", worker_command("control"))
     for index in range(workers):
-        group.start(f"evaluate-{index}", worker_command("evaluate"))
+        group.start(f"evaluate-{index}", worker_command("evaluate", index))
     if not no_ui:
         group.start("ui", ui_command("127.0.0.1", port))
         click.echo(f"dashboard: http://127.0.0.1:{port}")
@@ -86,7 +89,7 @@ def worker(ctx: click.Context, workers: int) -> None:
     group = Group(settings().home / "logs")
     group.start("control", worker_command("control"))
     for index in range(workers):
-        group.start(f"evaluate-{index}", worker_command("evaluate"))
+        group.start(f"evaluate-{index}", worker_command("evaluate", index))
     click.echo(f"workers run; logs: {group.logs}. Ctrl-C ends them")
     group.wait()
 

@@ -31,7 +31,7 @@ from services.embedded import ensure_broker, ensure_postgres
 from services.embedded import stop as stop_servers
 from services.settings import Settings
 
-pytest_plugins = ["tests.plugins.studies", "tests.plugins.invariants"]
+pytest_plugins = ["tests.plugins.invariants", "tests.plugins.stack", "tests.plugins.studies"]
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 START_SECONDS = 60

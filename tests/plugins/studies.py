@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -162,6 +162,25 @@ class Driver:
             if not waiting:
                 return
             self.finish(self.claim(order.choice(waiting) if order else waiting[0]))
+
+
+@pytest.fixture(scope="session")
+def this_process() -> Callable[..., AbstractContextManager[Settings]]:
+    """A function (home=…, database_url=…, …): settings of this process, for a block."""
+    return these_settings
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Callable[[str, Settings, Path], None]:
+    """A function (database URL, settings, tiny pool): audited, with everything registered."""
+
+    def prepare(url: str, config: Settings, tiny_pool: Path) -> None:
+        audit(url)
+        database = Database(url)
+        register(database, config, tiny_pool)
+        database.close()
+
+    return prepare
 
 
 @pytest.fixture

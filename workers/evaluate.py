@@ -119,7 +119,7 @@ def summary(
         "low": low,
         "high": high,
         "n": len(found),
-        "is": ABOUT[suite.form],
+        "is": "accuracy per byte" if suite.normalise else ABOUT[suite.form],
         "seconds": round(result.seconds, 3),
         "tokens": result.tokens,
         "weights_digest": cost.weights_digest,

@@ -14,6 +14,7 @@ import click
 import pytest
 
 import services.cli as command_line
+from optim.search import METHODS
 from services.queue import celery_app
 from services.settings import Settings, settings
 
@@ -110,6 +111,13 @@ def test_every_setting_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
     missing = [n for n in Settings.model_fields if f"`REMELT_{n.upper()}`" not in text]
     assert not missing
+
+
+def test_every_searcher_and_option_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "searchers.md").read_text()
+    for name, method in METHODS.items():
+        section = text.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
+        assert [o.name for o in method.options if f"`{o.name}`" not in section] == []
 
 
 def test_help_reads_like_a_story(remelt: Run) -> None:

@@ -39,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo; errors become one line and an exit code."""
     options = parse(arguments)
     os.environ.setdefault("REMELT_HOME", str(Path.cwd() / ".remelt"))
-    os.environ.setdefault("REMELT_ENGINE_THREADS", "2")
     try:
         run(options)
     except RemeltError as error:

@@ -16,7 +16,7 @@ postgres="$(random)" rabbitmq="$(random)" s3="$(random)"
 # mounts them as they are, and the containers run as users of their own.
 umask 077
 mkdir -p "$folder"
-mkdir "$folder/servers" "$folder/remelt.new"
+mkdir -p "$folder/servers" "$folder/remelt.new"
 umask 022
 put() { printf '%s' "$2" > "$folder/$1"; chmod 644 "$folder/$1"; }
 put servers/postgres_password "$postgres"

@@ -219,7 +219,9 @@ def test_root_without_namespaces_runs_it_as_nobody(
     home = homes("nobody")
     url = embedded.ensure_postgres(home)
     assert Path(f"/proc/{postmaster(home)}").stat().st_uid == postgres.NOBODY
-    os.kill(postmaster(home), signal.SIGKILL)
+    first = postmaster(home)
+    os.kill(first, signal.SIGKILL)
+    wait_for_end(first)
     assert embedded.ensure_postgres(home) == url
     assert ask(url, "SELECT 1") == 1
 

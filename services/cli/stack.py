@@ -7,6 +7,7 @@ the rooms above it.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -114,11 +115,13 @@ def evaluate_worker() -> None:
 @worker.command()
 @click.argument("kind", type=click.Choice(["control", "evaluate"]))
 def ping(kind: str) -> None:
-    """Exit 0 when a worker of that KIND answers (for liveness probes)."""
+    """Exit 0 when a worker of that KIND on this machine answers (for liveness probes)."""
     answers = celery_app().control.ping(timeout=5.0) or []
-    alive = [name for answer in answers for name in answer if name.startswith(f"{kind}-")]
+    names = [name for answer in answers for name in answer]
+    here = f"@{socket.gethostname()}"
+    alive = [name for name in names if name.startswith(f"{kind}-") and name.endswith(here)]
     if not alive:
-        click.echo(f"no {kind} worker answers", err=True)
+        click.echo(f"no {kind} worker answers on this machine", err=True)
         sys.exit(1)
     click.echo("\n".join(alive))
 

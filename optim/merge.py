@@ -81,9 +81,10 @@ def _check_parts(out: Tensor, parents: Sequence[Tensor], weights: Sequence[float
 
 
 @torch.inference_mode()
-def all_finite(flat: Tensor, *, chunk: int = GPU_CHUNK) -> bool:
+def all_finite(flat: Tensor, *, chunk: int | None = None) -> bool:
     """Whether a tensor holds neither NaN nor infinity; looks at `chunk` values at a time."""
-    return all(bool(piece.isfinite().all()) for piece in flat.reshape(-1).split(chunk))
+    size = chunk or (CPU_CHUNK if flat.device.type == "cpu" else GPU_CHUNK)
+    return all(bool(piece.isfinite().all()) for piece in flat.reshape(-1).split(size))
 
 
 def weights_digest(

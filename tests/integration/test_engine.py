@@ -22,7 +22,7 @@ from optim.recipe import Recipe
 from services.checkpoints import read_checkpoint
 from services.errors import BadInput, EngineFailed, IntegrityError, TrialRejected
 from services.settings import Settings
-from services.suites import Suite, parse_suite
+from services.suites import Item, Suite, parse_suite
 from workers.engine.client import Aborted, Engine, Progress, SuiteResult
 
 NAMES = ("now", "left", "right", "far")
@@ -241,6 +241,13 @@ def test_pools_that_cannot_be_used(
     )
     with pytest.raises(BadInput, match=r"suite 'long', item 'x': needs 99 positions"):
         run(engine, Recipe.one_hot((members[0][0],), 0), [long], None)
+    lone = Item(id="1", context="c", choices=("d",), gold=0)
+    with pytest.raises(BadInput, match="choices is not a list of at least two"):
+        run(
+            engine,
+            Recipe.one_hot((members[0][0],), 0),
+            [Suite(name="s", form="choice", items=(lone,))],
+        )
     assert engine.alive
 
 

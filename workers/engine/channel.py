@@ -71,9 +71,12 @@ class Channel:
             message = self._take()
             if message is not None:
                 return message
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            left = None if deadline is None else max(deadline - time.monotonic(), 0) * 1000
             try:
-                if not select.select([self._sock], [], [], left)[0]:
+                # not select(), which refuses descriptors beyond 1023
+                poller = select.poll()
+                poller.register(self._sock, select.POLLIN)
+                if not poller.poll(left):
                     return None
                 chunk = self._sock.recv(READ_BYTES)
             except (OSError, ValueError) as error:

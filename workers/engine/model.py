@@ -181,7 +181,8 @@ def _attach(model: Any, layout: Layout, flat: Tensor, where: str) -> None:
             raise BadInput(
                 f"tensors {', '.join(names[:5])}{more} {what} {type(model).__name__}",
                 where=where,
-                mend="Save the model again with this release of transformers: save_pretrained",
+                mend="Save it again with save_pretrained of this transformers release; models that "
+                "fuse tensors while loading (mixtures of experts) cannot be merged yet",
             )
 
 

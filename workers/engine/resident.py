@@ -7,6 +7,7 @@ as bytes, checked against the digest they were registered under, and never writt
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,12 +123,16 @@ def load_pool(
     checkpoints have different tensors. `progress` gets (bytes done, bytes in all).
     """
     sizes = [sum(f.stat().st_size for f in path.glob("*.safetensors")) for _, path in checkpoints]
+    # every file is read twice: to be hashed, and to be kept
     done, total = 0, 2 * sum(sizes)
+
+    def hashed(some: int, _: int) -> None:
+        progress(done + some, total)
+
     read = []
     for (digest, path), size in zip(checkpoints, sizes, strict=True):
-        read.append(_verified(digest, path))
+        read.append(_verified(digest, path, hashed))
         done += size
-        progress(done, total)
     layout = Layout.of(read[0].tensors)
     for checkpoint in read[1:]:
         _check_layout(read[0], checkpoint)
@@ -141,8 +146,8 @@ def load_pool(
     return Pool(parents, layout, tier)
 
 
-def _verified(digest: str, path: Path) -> Checkpoint:
-    checkpoint = read_checkpoint(path, check_values=False)
+def _verified(digest: str, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
+    checkpoint = read_checkpoint(path, check_values=False, progress=progress)
     if checkpoint.digest != digest:
         raise IntegrityError(
             f"its files have the digest {checkpoint.digest[:12]}…, registered was {digest[:12]}…",
@@ -174,8 +179,11 @@ def _fitting_tier(device: torch.device, pool_bytes: int, buffer_bytes: int) -> T
 
 def available_memory() -> int:
     """Bytes that this process may still take: what the machine has and the container allows."""
-    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    bound = int(meminfo["MemAvailable"].split()[0]) * 1024
+    bound = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        bound = int(lines["MemAvailable"].split()[0]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         bound = min(bound, int(limit.read_text()) - int(used.read_text()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import resource
+import sys
 import threading
 import time
 import traceback
@@ -162,7 +163,14 @@ class Server:
             split_seed=data["split_seed"],
             require_splits=False,
         )
-        self.suites[data["digest"]] = suite
+        if suite.digest != data["digest"]:
+            raise BadInput(
+                "its digest is not that of its items",
+                where=f"suite {suite.name!r}",
+                mend="Worker and engine are of two releases: restart the worker",
+            )
+        self.suites[suite.digest] = suite
+        self._send("done")
 
     def _live_dtype(self, stored: torch.dtype) -> torch.dtype:
         """The dtype to compute with: stored values are widened exactly, or used as they are."""
@@ -185,7 +193,7 @@ class Server:
         try:
             tokens = self._score(model, [name for name, _ in data["suites"]], work)
             scored = time.monotonic()
-            weights = digest.result(lambda: self._tell("digest"))
+            weights = digest.result(lambda: self._tell("digest", 1, 1))
         finally:
             # the buffer must not change under a digest that nobody waits for any more
             digest.stop()
@@ -281,7 +289,8 @@ class Server:
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 class _Digest:

@@ -375,7 +375,7 @@ def test_more_ranks_than_this_release_runs(tmp_path: Path) -> None:
 def test_an_engine_that_cannot_start_says_where_its_log_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.engine.client.ROOT", tmp_path)
+    monkeypatch.setattr("workers.engine.process.ROOT", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "workers").mkdir()
     (tmp_path / "workers/__init__.py").write_text("raise RuntimeError('broken installation')")

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
-import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from optim.predictions import Predictions, items_digest
 from optim.recipe import Recipe
 from services import errors
 from services.errors import BadInput, EngineFailed, RemeltError
 from services.settings import Settings
 from services.suites import Split, Suite
 from workers.engine.channel import Channel, ChannelClosed, Message
+from workers.engine.process import Compute, exit_name, kill_group, start_group
+from workers.engine.results import EvaluationResult, Progress, SuiteResult, suite_result
 
 #: seconds between two looks at the channel; `on_tick` is called at least that often
 TICK_SECONDS = 0.25
@@ -36,80 +30,10 @@ TICK_SECONDS = 0.25
 ABORT_SECONDS = 10.0
 #: how long it may take to end by itself after `close`
 CLOSE_SECONDS = 5.0
-#: folder that holds the import packages
-ROOT = Path(__file__).resolve().parents[2]
-
-#: `auto`: float32 on a CPU, the stored dtype on a GPU
-Compute = Literal["auto", "storage", "float32"]
 
 
 class Aborted(Exception):
     """The caller's `on_tick` said stop; the engine is ready for the next request, or was killed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where the running request stands."""
-
-    #: start, load, build, compile, form, score or digest
-    phase: str
-    suite: str | None = None
-    #: tokens while scoring, bytes while loading
-    done: int = 0
-    total: int = 0
-
-    @property
-    def share(self) -> float:
-        """Done part of the phase, 0 to 1."""
-        return self.done / self.total if self.total else 0.0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SuiteResult:
-    """One finished suite."""
-
-    suite: str
-    digest: str
-    predictions: Predictions
-    #: like `predictions.margin`, but float32; None unless the form is `choice`
-    margins: np.ndarray | None
-    #: int32 [N]: tokens scored (`choice`: over all options) or generated for each item
-    item_tokens: np.ndarray
-    seconds: float
-    #: tokens that went through the model
-    tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
-    """One finished evaluation: what was in the engine, and what it cost."""
-
-    #: `optim.merge.weights_digest` of the candidate in the recipe's dtype
-    weights_digest: str
-    #: wall seconds of form, compile, score, digest (waited for) and the whole
-    phases: Mapping[str, float] = field(default_factory=dict)
-    tokens: int = 0
-    #: most memory that the engine has held since it started: GPU memory, or resident set on a CPU
-    peak_memory_bytes: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """Wall seconds of the whole evaluation inside the engine."""
-        return self.phases.get("total", 0.0)
-
-    @property
-    def form_seconds(self) -> float:
-        """Wall seconds of writing the candidate into the live parameters."""
-        return self.phases.get("form", 0.0)
-
-    def cost(self) -> dict[str, Any]:
-        """Everything but the digest, JSON-ready."""
-        return {
-            "seconds": self.seconds,
-            "phases": dict(self.phases),
-            "tokens": self.tokens,
-            "peak_memory_bytes": self.peak_memory_bytes,
-        }
 
 
 OnTick = Callable[[Progress], bool]
@@ -153,7 +77,7 @@ class Engine:
             )
         self.kill()
         self._pool, self._suites = None, set()
-        self._spawn()
+        self._process, self._channel = start_group(self._settings, self._compute, self.log_path)
         done = self._wait(0, Progress(phase="start"), on_tick, None)
         self.about = done.data["about"]
 
@@ -203,7 +127,7 @@ class Engine:
 
         def finished(message: Message) -> None:
             if on_suite is not None:
-                on_suite(_suite_result(message, known[message.data["suite"]], split))
+                on_suite(suite_result(message, known[message.data["suite"]], split))
 
         request = {
             "op": "evaluate",
@@ -231,11 +155,7 @@ class Engine:
         """End the whole group at once; safe to call twice and from another thread."""
         process, self._process = self._process, None
         if process is not None:
-            # the group outlives its leader where another rank still runs
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(CLOSE_SECONDS)
+            kill_group(process)
         if self._channel is not None:
             self._channel.close()
         self._pool = None
@@ -245,33 +165,6 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _spawn(self) -> None:
-        mine, theirs = socket.socketpair()
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        config = self._settings
-        command = [
-            *(sys.executable, "-m", "workers.engine"),
-            *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
-            *("--rank", "0", "--world", "1"),
-            *("--device", config.engine_device, "--threads", str(config.engine_threads)),
-            *("--compute", self._compute, "--batch-tokens", str(config.batch_tokens)),
-        ]
-        if threading.current_thread() is threading.main_thread():
-            # the kernel's signal follows the death of the thread that started the engine
-            command.append("--die-with-parent")
-        with self.log_path.open("ab") as log, theirs:
-            self._process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=_environment(config),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self._channel = Channel(mine, send_timeout=config.engine_hang_seconds)
 
     def _ask(
         self,
@@ -366,37 +259,11 @@ class Engine:
             with suppress(subprocess.TimeoutExpired):
                 code = self._process.wait(0.5)
         self.kill()
-        ended = "was killed" if code is None else f"ended with {_exit_name(code)}"
+        ended = "was killed" if code is None else f"ended with {exit_name(code)}"
         return EngineFailed(
             f"the engine {ended}: {what}",
             mend=f"It starts anew with the next try; its log is {self.log_path}",
         )
-
-
-def _exit_name(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """This process's environment without the secrets that the engine does not need."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("REMELT_", "AWS_", "PG"))}
-    env |= {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": str(settings.engine_threads),
-        "MKL_NUM_THREADS": str(settings.engine_threads),
-        # threads that spin while they wait made evaluations 20 times slower on a busy machine
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    if settings.engine_device == "cpu":
-        env["DS_ACCELERATOR"] = "cpu"
-    return env
 
 
 def _suite_message(suite: Suite) -> dict[str, Any]:
@@ -408,30 +275,3 @@ def _suite_message(suite: Suite) -> dict[str, Any]:
         "fractions": list(suite.fractions),
         "split_seed": suite.split_seed,
     }
-
-
-def _suite_result(message: Message, suite: Suite, split: str | None) -> SuiteResult:
-    items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
-    data, arrays = message.data, message.arrays
-    margins = arrays.get("margin")
-    predictions = Predictions(
-        form=suite.form,
-        items=items_digest([item.id for item in items]),
-        correct=arrays.get("correct"),
-        answer=arrays.get("answer"),
-        margin=None if margins is None else np.clip(margins, -65504, 65504).astype(np.float16),
-        nll=arrays.get("nll"),
-        tokens=arrays["tokens"] if suite.form == "text" else None,
-        texts=None if data["texts"] is None else tuple(data["texts"]),
-    )
-    if len(predictions) != len(items):
-        raise EngineFailed(f"suite {suite.name!r}: {len(predictions)} results, {len(items)} items")
-    return SuiteResult(
-        suite=suite.name,
-        digest=suite.digest,
-        predictions=predictions,
-        margins=margins,
-        item_tokens=arrays["tokens"],
-        seconds=data["seconds"],
-        tokens=data["tokens"],
-    )

@@ -13,19 +13,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optim.merge import all_finite, weights_digest
+from optim.merge import all_finite
 from optim.recipe import Recipe
 from services.errors import BadInput, RemeltError, TrialRejected
 from services.suites import Item, Suite, parse_suite
 from workers.engine.channel import Channel, ChannelClosed, Message
 from workers.engine.compile import GenerationPlan, LikelihoodPlan, compile_suite
+from workers.engine.digest import BackgroundDigest
 from workers.engine.model import LiveModel, head_key
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
 from workers.engine.score import score_suite
@@ -189,7 +189,9 @@ class Server:
         self._tell("form")
         self._form(recipe)
         formed = time.monotonic()
-        digest = _Digest(self.pool, self.stored)
+        assert self.pool is not None
+        assert self.stored is not None
+        digest = BackgroundDigest(self.pool.layout, self.stored)
         try:
             tokens = self._score(model, [name for name, _ in data["suites"]], work)
             scored = time.monotonic()
@@ -291,39 +293,3 @@ class Server:
             return int(torch.cuda.max_memory_allocated(self.device))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-
-
-class _Digest:
-    """The weights digest, worked out beside the scoring: hashing holds no lock."""
-
-    def __init__(self, pool: Pool | None, stored: Tensor | None) -> None:
-        assert pool is not None
-        assert stored is not None
-        self._stopped, self._found = threading.Event(), ""
-        self._error: Exception | None = None
-
-        def work() -> None:
-            try:
-                views = pool.layout.views(stored)
-                self._found = weights_digest(views, stop=self._stopped.is_set)
-            except InterruptedError:
-                pass
-            except Exception as error:
-                self._error = error
-
-        self._thread = threading.Thread(target=work, name="digest", daemon=True)
-        self._thread.start()
-
-    def result(self, tick: Callable[[], None]) -> str:
-        """The digest, once it is known; `tick` is called while waiting."""
-        while self._thread.is_alive():
-            tick()
-            self._thread.join(PROGRESS_SECONDS)
-        if self._error is not None:
-            raise self._error
-        return self._found
-
-    def stop(self) -> None:
-        """Return only when the buffer is no longer read."""
-        self._stopped.set()
-        self._thread.join()

@@ -1,0 +1,115 @@
+"""What an evaluation reports: progress, each suite's results, and the cost of the whole.
+
+Shared by everybody who waits for an engine; imports neither torch nor the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from optim.predictions import Predictions, items_digest
+from services.errors import EngineFailed
+from services.suites import Suite
+from workers.engine.channel import Message
+
+#: largest finite float16
+MARGIN_MAX = 65504
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where the running request stands."""
+
+    #: start, load, build, compile, form, score or digest
+    phase: str
+    suite: str | None = None
+    #: tokens while scoring, bytes while loading
+    done: int = 0
+    total: int = 0
+
+    @property
+    def share(self) -> float:
+        """Done part of the phase, 0 to 1."""
+        return self.done / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SuiteResult:
+    """One finished suite."""
+
+    suite: str
+    digest: str
+    predictions: Predictions
+    #: like `predictions.margin`, but float32; None unless the form is `choice`
+    margins: np.ndarray | None
+    #: int32 [N]: tokens scored (`choice`: over all options) or generated for each item
+    item_tokens: np.ndarray
+    seconds: float
+    #: tokens that went through the model
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """One finished evaluation: what was in the engine, and what it cost."""
+
+    #: `optim.merge.weights_digest` of the candidate in the recipe's dtype
+    weights_digest: str
+    #: wall seconds of form, compile, score, digest (waited for) and the whole
+    phases: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    #: most memory that the engine has held since it started: GPU memory, or resident set on a CPU
+    peak_memory_bytes: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the whole evaluation inside the engine."""
+        return self.phases.get("total", 0.0)
+
+    @property
+    def form_seconds(self) -> float:
+        """Wall seconds of writing the candidate into the live parameters."""
+        return self.phases.get("form", 0.0)
+
+    def cost(self) -> dict[str, Any]:
+        """Everything but the digest, JSON-ready."""
+        return {
+            "seconds": self.seconds,
+            "phases": dict(self.phases),
+            "tokens": self.tokens,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+
+def suite_result(message: Message, suite: Suite, split: str | None) -> SuiteResult:
+    """The result that a message of the engine carries; EngineFailed when items are missing."""
+    items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
+    data, arrays = message.data, message.arrays
+    margins = arrays.get("margin")
+    predictions = Predictions(
+        form=suite.form,
+        items=items_digest([item.id for item in items]),
+        correct=arrays.get("correct"),
+        answer=arrays.get("answer"),
+        margin=None
+        if margins is None
+        else np.clip(margins, -MARGIN_MAX, MARGIN_MAX).astype(np.float16),
+        nll=arrays.get("nll"),
+        tokens=arrays["tokens"] if suite.form == "text" else None,
+        texts=None if data["texts"] is None else tuple(data["texts"]),
+    )
+    if len(predictions) != len(items):
+        raise EngineFailed(f"suite {suite.name!r}: {len(predictions)} results, {len(items)} items")
+    return SuiteResult(
+        suite=suite.name,
+        digest=suite.digest,
+        predictions=predictions,
+        margins=margins,
+        item_tokens=arrays["tokens"],
+        seconds=data["seconds"],
+        tokens=data["tokens"],
+    )

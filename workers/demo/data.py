@@ -23,6 +23,8 @@ from services.errors import NotFound
 #: words go to the suites when their hash falls into this share
 HELD_OUT_SHARE = 0.12
 SUITE_ITEMS = 500
+#: words are taken from a language's most frequent ones, and must not be among another's known
+ASKED_WORDS, KNOWN_WORDS = 12_000, 60_000
 #: distributions whose files the tasks are read from, and the import package that holds them
 PACKAGES = {
     "pyspellchecker": "spellchecker",
@@ -108,10 +110,10 @@ def is_held_out(word: str) -> bool:
 
 @cache
 def _common_words(language: str) -> tuple[str, ...]:
-    """The 60,000 most frequent words of a language, best first (ties by spelling)."""
+    """The words of a language that count as known, most frequent first (ties by spelling)."""
     path = _folder("pyspellchecker") / "resources" / f"{language}.json.gz"
     counts: dict[str, int] = json.loads(gzip.decompress(path.read_bytes()))
-    return tuple(sorted(counts, key=lambda word: (-counts[word], word))[:60_000])
+    return tuple(sorted(counts, key=lambda word: (-counts[word], word))[:KNOWN_WORDS])
 
 
 @cache
@@ -155,7 +157,7 @@ def _languages() -> Iterable[Example]:
     known = {code: frozenset(_common_words(code)) for code in LANGUAGES}
     for code, language in LANGUAGES.items():
         others = frozenset().union(*(known[other] for other in LANGUAGES if other != code))
-        for word in _common_words(code)[:30_000]:
+        for word in _common_words(code)[:ASKED_WORDS]:
             if _WORD.fullmatch(word) and word not in others:
                 yield _choice("language", word, language)
 
@@ -239,7 +241,7 @@ def load_corpus() -> Corpus:
         if task.options:
             sizes = Counter(example.group for example in rest)
             rest = balanced(rest, len(sizes) * min(sizes.values()))
-        train[name], held_out[name] = _by_hash(rest), balanced(kept, SUITE_ITEMS)
+        train[name], held_out[name] = rest, balanced(kept, SUITE_ITEMS)
     return Corpus(train=train, held_out=held_out)
 
 

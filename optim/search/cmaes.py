@@ -63,7 +63,8 @@ class CmaEs(Generational[_Run]):
             doc="trials in a generation; unset: 4 + 3 ln(parents)",
             kind="integer",
             default=None,
-            minimum=3,
+            # of three only one would be a parent, and the covariance has no rate to adapt with
+            minimum=4,
         ),
         Option(
             name="sigma",

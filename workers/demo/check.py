@@ -74,7 +74,8 @@ def agrees(model: Any, tokenizer: Any, item: Item, stored: Predictions, index: i
         mask = torch.ones_like(prompt)
         out = model.generate(prompt, attention_mask=mask, max_new_tokens=most, do_sample=False)
         text = tokenizer.decode(out[0, prompt.shape[1] :], skip_special_tokens=True)
-        return answer_hash(text) == int(stored.answer[index])
+        answer = text.strip().split("\n")[0]
+        return answer_hash(answer) == int(stored.answer[index])
     context = len(tokenizer(item.context)["input_ids"])
     scores = []
     for choice in item.choices:
@@ -82,8 +83,8 @@ def agrees(model: Any, tokenizer: Any, item: Item, stored: Predictions, index: i
         logits = model(ids).logits[0, :-1].double().log_softmax(-1)
         picked = logits.gather(1, ids[0, 1:, None])[context - 1 :]
         scores.append(float(picked.sum()))
-    answer = int(stored.answer[index])
-    return scores[answer] >= max(scores) - TIE
+    given = int(stored.answer[index])
+    return scores[given] >= max(scores) - TIE
 
 
 if __name__ == "__main__":

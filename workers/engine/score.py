@@ -104,7 +104,8 @@ def _score_choice(
 def _score_exact(
     model: LiveModel, suite: Suite, items: Sequence[Item], plan: GenerationPlan, tick: Tick
 ) -> Scores:
-    texts, counts = greedy_answers(model, plan, len(items), suite.name, tick)
+    whole, counts = greedy_answers(model, plan, len(items), suite.name, tick)
+    texts = [first_line(text, item.target) for text, item in zip(whole, items, strict=True)]
     answers = [answer_hash(text) for text in texts]
     arrays = {
         "correct": np.array(
@@ -118,6 +119,12 @@ def _score_exact(
     }
     tokens = sum(batch.tokens for batch in plan.batches) + sum(counts)
     return Scores(arrays=arrays, texts=texts, tokens=tokens)
+
+
+def first_line(text: str, target: str) -> str:
+    """An answer ends with its first line, unless the target itself has several: base models go on
+    with the next example instead of ending."""
+    return text if "\n" in target.strip() else text.split("\n", 1)[0].rstrip()
 
 
 @torch.inference_mode()

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The demo's options."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--pool", type=Path, help="folder of your own checkpoints (one folder each)")
+    parser.add_argument("--pool", type=Path, help="folder of checkpoint folders")
     parser.add_argument("--suites", type=Path, help="folder of your own suites (*.jsonl)")
     parser.add_argument("--reference", default="deployed", help="the checkpoint deployed today")
     parser.add_argument("--trials", type=int, default=60, help="candidates to search")
@@ -169,16 +169,19 @@ def work_off(database: Database, config: Settings, spec: StudySpec) -> int:
         try:
             started = time.monotonic()
             summary = watch(database, made.study)
-            console.print(f"study {made.study}: {summary['state']} in "
-                          f"{time.monotonic() - started:.0f} s")
+            console.print(
+                f"study {made.study}: {summary['state']} in {time.monotonic() - started:.0f} s"
+            )
         finally:
             group.stop()
     else:
         console.print(f"study {made.study} was run before; showing it")
     summary = read.study_summary(database, made.study)
     if summary["state"] != "finished":
-        raise RemeltError(f"study {made.study} {summary['state']}: {summary['failure']}",
-                          mend=f"See the logs in {config.home / 'logs'}")
+        raise RemeltError(
+            f"study {made.study} {summary['state']}: {summary['failure']}",
+            mend=f"See the logs in {config.home / 'logs'}",
+        )
     return made.study
 
 

@@ -36,6 +36,8 @@ def settle(page: Page) -> None:
     """Wait until Streamlit has drawn everything and plots have stopped moving."""
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
     page.wait_for_load_state("networkidle")
+    # plots and grids are loaded when they are first needed
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
     page.wait_for_timeout(1500)
 
 
@@ -45,7 +47,7 @@ def pages(study: int, trial: int) -> dict[str, str]:
         "studies": "",
         "new-study": "new",
         "study": f"study?study={study}",
-        "candidate": f"candidate?study={study}&trial={trial}&split=validation",
+        "candidate": f"candidate?study={study}&trial={trial}",
         "pools": "pools",
         "suites": "suites",
         "workers": "workers",
@@ -71,9 +73,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     base = options.base.rstrip("/")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=browser_path(), args=list(ARGUMENTS)
-        )
+        browser = playwright.chromium.launch(executable_path=browser_path(), args=list(ARGUMENTS))
         page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(WAIT_MS)
         trial = chosen_trial(page, base, options.study)

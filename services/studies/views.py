@@ -1,0 +1,244 @@
+"""Reading for pages: the list of studies, a spec's preflight, progress curves, workers and queues.
+
+Reads only, and never the test split. What one study holds is read in `services.studies.read`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optim.pareto import hypervolume
+from services import registry
+from services.db import Connection, Database, Row
+from services.errors import NotFound, SpecRefused
+from services.spec import METRICS, Objective, StudySpec
+from services.studies import read
+from services.studies.propose import BASELINES, merit, minimised
+from services.studies.read import CandidateView
+from services.studies.record import Study
+
+# one rule for submitting and for looking before
+from services.studies.submit import _check_objectives as check_objectives
+
+#: points of a progress curve at most: more would not be seen
+CURVE_POINTS = 80
+
+
+def list_mark(database: Database) -> tuple[Any, ...]:
+    """Differs from an earlier mark whenever some study changed; one cheap query."""
+    found = database.row("views.list_mark")
+    return () if found is None else tuple(found.values())
+
+
+def overview(database: Database) -> list[Row]:
+    """Every study with its progress, newest first; `best` holds (objective, value, whether the
+    value is in nats per token and not a share) over the feasible candidates of the search split,
+    `front` their number on the front."""
+    extremes: dict[int, dict[int, Row]] = {}
+    for found in database.rows("views.extremes"):
+        extremes.setdefault(found["study"], {})[found["axis"]] = found
+    axes = {found["study"]: _axes(found) for found in database.rows("views.objectives")}
+    studies = read.list_studies(database)
+    for study in studies:
+        known = extremes.get(study["id"], {})
+        study["front"] = known[0]["front"] if known else 0
+        study["best"] = [
+            (label, known[i]["high" if direction == "maximize" else "low"], nats)
+            for i, (label, direction, nats) in enumerate(axes.get(study["id"], []))
+            if i in known
+        ]
+    return studies
+
+
+def _axes(found: Row) -> list[tuple[str, str, bool]]:
+    """(label, direction, in nats) of every objective, from the stored spec's parts."""
+    given = found["objectives"] or [{"metric": "score", "suite": s} for s in found["suites"]]
+    axes: list[tuple[str, str, bool]] = []
+    for part in given:
+        objective = Objective.model_validate(part)
+        text = objective.metric == "score" and found["forms"].get(objective.suite) == "text"
+        default = "minimize" if text else METRICS[objective.metric]
+        axes.append((objective.label, objective.direction or default, text))
+    return axes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What a spec would cost, in item evaluations; nothing is stored."""
+
+    checkpoints: int
+    parameters: int
+    reference: str
+    #: (name, form, search, validation, test items) of every suite
+    suites: tuple[tuple[str, str, int, int, int], ...]
+    #: reference, single checkpoints and the uniform soup
+    baselines: int
+    #: steps of the greedy soup, at most
+    greedy: int
+    #: of one candidate on the search split
+    items_per_candidate: int
+    #: of the search: baselines, greedy soup at its longest, every candidate of the budget
+    items_search: int
+    #: of finalists and baselines on validation and test
+    items_finals: int
+
+
+def preflight(database: Database, spec: StudySpec) -> Preflight:
+    """Check a spec against what is registered, and count its work.
+
+    Raises SpecRefused naming the field, for everything that submitting would refuse.
+    """
+    with database.transaction() as connection:
+        try:
+            pool = registry.pool(connection, spec.pool)
+        except NotFound as error:
+            raise SpecRefused(error.what, where="spec: pool", mend=error.mend) from error
+        suites = [_suite(connection, index, name) for index, name in enumerate(spec.suites)]
+    reference = spec.reference or pool.reference
+    if reference not in pool.names:
+        raise SpecRefused(
+            f"{reference!r} is not in pool {spec.pool!r}",
+            where="spec: reference",
+            mend=f"Name one of: {', '.join(pool.names)}",
+        )
+    check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
+    members = len(pool.members)
+    searched = sum(suite["search_items"] for suite in suites)
+    finals = sum(suite["validation_items"] + suite["test_items"] for suite in suites)
+    baselines, greedy = members + 1, members - 1
+    return Preflight(
+        checkpoints=members,
+        parameters=pool.members[0].parameters,
+        reference=reference,
+        suites=tuple(
+            (s["name"], s["form"], s["search_items"], s["validation_items"], s["test_items"])
+            for s in suites
+        ),
+        baselines=baselines,
+        greedy=greedy,
+        items_per_candidate=searched,
+        items_search=searched * (baselines + greedy + spec.budget.trials),
+        items_finals=finals * (baselines + min(spec.budget.finalists, spec.budget.trials + greedy)),
+    )
+
+
+def _suite(connection: Connection, index: int, name: str) -> Row:
+    try:
+        return registry.suite_row(connection, name)
+    except NotFound as error:
+        raise SpecRefused(error.what, where=f"spec: suites.{index}", mend=error.mend) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the search had come after so many evaluations."""
+
+    evaluations: int
+    #: highest mean of the objectives (minimised ones negated) of a feasible candidate
+    best: float | None
+    #: of the feasible candidates; None before the baselines are told, or with one objective
+    hypervolume: float | None
+
+
+def progress(study: Study, found: Sequence[CandidateView]) -> list[Progress]:
+    """Best value and hypervolume against evaluations, in the order of the trials.
+
+    The hypervolume's reference point is the worst baseline in every objective: it stands as soon
+    as the baselines are told, so the curve never jumps.
+    """
+    told = [c.trial for c in found if c.trial.objectives is not None]
+    values = [minimised(study, t.objectives or ()) for t in told]
+    base = [v for t, v in zip(told, values, strict=True) if t.role in BASELINES]
+    if not base:
+        return []
+    violations = [t.violation or 0.0 for t in told]
+    worst = [max(axis) for axis in zip(*base, strict=True)]
+    step = max(1, len(told) // CURVE_POINTS)
+    curve: list[Progress] = []
+    best: float | None = None
+    for count, trial in enumerate(told, start=1):
+        if (trial.violation or 0.0) <= 0:
+            best = merit(study, trial) if best is None else max(best, merit(study, trial))
+        if count % step and count != len(told):
+            continue
+        volume = None
+        if study.axes > 1 and count >= len(base):
+            volume = hypervolume(values[:count], violations[:count], worst)
+        curve.append(Progress(evaluations=count, best=best, hypervolume=volume))
+    return curve
+
+
+def workers(database: Database) -> list[Row]:
+    """Workers seen within a day, with the seconds since their last heartbeat."""
+    return database.rows("read.workers")
+
+
+def queues(database: Database) -> list[Row]:
+    """Queued and running evaluations of every study that has some."""
+    return database.rows("views.queues")
+
+
+def in_flight(database: Database) -> list[Row]:
+    """Claimed evaluations with their worker, progress and what is left of the lease."""
+    return database.rows("views.in_flight")
+
+
+def publishing(database: Database) -> Row:
+    """Artefacts that wait, and that are being published."""
+    return database.row("views.publishing") or {"queued": 0, "running": 0}
+
+
+def pools(database: Database) -> list[Row]:
+    """Every pool with its size, and how many studies use it."""
+    used = {r["pool"]: r["studies"] for r in database.rows("views.studies_of_pools")}
+    return [{**p, "studies": used.get(p["id"], 0)} for p in database.rows("registry.pools")]
+
+
+def pool(database: Database, name: str) -> registry.Pool:
+    """A pool with its members; raises NotFound."""
+    with database.transaction() as connection:
+        return registry.pool(connection, name)
+
+
+def suites(database: Database) -> list[Row]:
+    """The newest content of every suite's name."""
+    return database.rows("registry.suites")
+
+
+def flight(database: Database, study_id: int) -> Row:
+    """How many evaluations of a study run now, and how much of them is done, in evaluations."""
+    return database.row("views.flight", study=study_id) or {"running": 0, "share": 0.0}
+
+
+def expected(study: Study, summary: Row) -> tuple[int, int]:
+    """(ended, expected) evaluations of a study over all phases, from `read.study_summary`.
+
+    Expected is an estimate until the end: the finals are counted before they are queued.
+    """
+    by_split: dict[str, int] = {}
+    ended = 0
+    for count in summary["counts"]:
+        by_split[count["split"]] = by_split.get(count["split"], 0) + count["n"]
+        ended += count["n"] if count["state"] not in ("queued", "running") else 0
+    total = sum(by_split.values())
+    if study.state not in ("running", "paused"):
+        return ended, total
+    baselines = len(study.pool.members) + 1
+    asked = by_split.get("search", 0)
+    if study.phase == "search":
+        budget = study.spec.budget
+        total += max(0, budget.trials - summary["asked"]) + max(0, baselines - asked)
+        total += 2 * (baselines + min(budget.finalists, budget.trials))
+    elif study.phase == "validation":
+        total += by_split.get("validation", 0)
+    return ended, total
+
+
+def remaining_seconds(summary: Row, left: float) -> float | None:
+    """Seconds for so many evaluations at the pace of the last ones; None before there is one."""
+    pace = summary["pace"]
+    if pace is None or pace["n"] < 3 or not pace["seconds"]:
+        return None
+    return float(left * pace["seconds"] / (pace["n"] - 1))

@@ -1,0 +1,258 @@
+"""The dashboard in headless Chromium, as its users meet it: a real server, real clicks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from services.studies import read, sealed
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 60
+WAIT_MS = 30_000
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+expect.set_options(timeout=WAIT_MS)
+PLOT = ".st-key-front-1 .js-plotly-plot"
+
+
+def find_chromium() -> str | None:
+    """The first browser that is there."""
+    names = (
+        os.environ.get("REMELT_CHROMIUM", ""), "/usr/bin/chromium", "/usr/bin/chromium-browser",
+        "google-chrome",
+    )  # fmt: skip
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+def install_chromium() -> None:
+    """What CI does when it has none: Debian's own package."""
+    for command in (
+        ["apt-get", "update", "-qq"],
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium",
+         "fonts-dejavu-core"],
+    ):  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=600)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A headless browser; skipped with a reason where none can be had, never in CI."""
+    path = find_chromium()
+    if path is None and os.environ.get("CI") == "true":
+        if os.geteuid() == 0:
+            install_chromium()
+        path = find_chromium()
+        if path is None:
+            pytest.fail("CI has no Chromium and could not install it")
+    if path is None:
+        pytest.skip("no Chromium: set REMELT_CHROMIUM, or apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+@pytest.fixture
+def address(study_with_results: Any, tmp_path: Path) -> Iterator[str]:
+    """Address of a dashboard of its own over the filled database, started as `remelt ui` does."""
+    from services.cli.stack import ui_command
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    base = f"http://127.0.0.1:{port}"
+    with (tmp_path / "ui.log").open("wb") as log:
+        process = subprocess.Popen(
+            ui_command("127.0.0.1", port),
+            cwd=tmp_path,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_die_with_parent,
+        )
+    try:
+        _wait(base, process, tmp_path / "ui.log")
+        yield base
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(base: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(START_SECONDS * 5):
+        try:
+            urllib.request.urlopen(f"{base}/_stcore/health", timeout=5).close()
+        except (urllib.error.URLError, OSError):
+            if process.poll() is not None:
+                break
+            time.sleep(0.2)
+        else:
+            return
+    pytest.fail(f"the dashboard did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A fresh tab that no script may open a dialog in."""
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    yield page
+    context.close()
+    assert dialogs == []
+
+
+def write_spec(page: Page, old: str, new: str) -> None:
+    """Change the spec in the editor and leave the field."""
+    editor = page.get_by_role("textbox", name="Spec (YAML)")
+    expect(editor).to_have_value(re.compile("name: better-and-quiet"))
+    editor.fill(editor.input_value().replace(old, new))
+    editor.press("Control+Enter")
+
+
+def click_front(page: Page) -> None:
+    """Click a point of the front in the scatter."""
+    expect(page.locator(f"{PLOT} .scatterlayer .points path").first).to_be_visible()
+    legend = page.locator(f"{PLOT} .legendtext", has_text="front")
+    expect(legend.first).to_be_visible()
+    place = page.evaluate(
+        """plot => {
+            const drawn = document.querySelector(plot);
+            const trace = drawn.data.findIndex(t => t.name === 'front');
+            const area = drawn.querySelector('.draglayer .nsewdrag').getBoundingClientRect();
+            const {xaxis, yaxis} = drawn._fullLayout, {x, y} = drawn.data[trace];
+            const last = x.length - 1;
+            return [area.left + xaxis.d2p(x[last]), area.top + yaxis.d2p(y[last])];
+        }""",
+        PLOT,
+    )
+    page.mouse.move(place[0] - 3, place[1] - 3)
+    page.mouse.move(*place)
+    expect(page.locator(f"{PLOT} .hoverlayer .hovertext")).to_contain_text("negative flips")
+    page.mouse.click(*place)
+
+
+def test_from_the_list_to_a_negative_flip(
+    page: Page, address: str, study_with_results: Any
+) -> None:
+    page.goto(address)
+    page.get_by_role("link", name="#1 better-and-quiet").click()
+    expect(page).to_have_url(re.compile(r"/study\?study=1"))
+    expect(page.get_by_text("Chosen: trial")).to_be_visible()
+    click_front(page)
+    expect(page).to_have_url(re.compile(r"/candidate\?study=1&trial=\d+"))
+    found = re.search(r"trial=(\d+)", page.url)
+    assert found is not None
+    number = int(found.group(1))
+    expect(page.get_by_role("heading", name=f"Trial {number}")).to_be_visible()
+    study = read.get_study(study_with_results.database, 1)
+    page.get_by_role("radio", name="search").click()
+    flips = read.flips(study_with_results.database, study, number)
+    negative = next(f for f in flips if f.kind == "negative" and f.suite != "plurals")
+    prompt = negative.prompt.splitlines()[0]
+    expect(page.locator(".flips pre", has_text=prompt).first).to_be_visible()
+    expect(page.locator(".flips .kind").first).to_have_text("negative flip")
+
+
+def test_coming_back_from_a_candidate_does_not_open_it_again(page: Page, address: str) -> None:
+    page.goto(f"{address}/study?study=1")
+    click_front(page)
+    expect(page).to_have_url(re.compile("/candidate"))
+    page.get_by_role("link", name="#1 better-and-quiet").click()
+    expect(page.get_by_text("Chosen: trial")).to_be_visible()
+    expect(page.locator(PLOT)).to_be_visible()
+    page.wait_for_timeout(1500)
+    expect(page).to_have_url(re.compile(r"/study\?study=1"))
+
+
+def test_a_bad_spec_gets_its_message_and_a_good_one_a_study(
+    page: Page, address: str, study_with_results: Any
+) -> None:
+    page.goto(f"{address}/new")
+    write_spec(page, "nsga-ii ", "hill-climbing ")
+    page.get_by_role("button", name="Submit study").click()
+    alert = page.get_by_role("alert").filter(has_text="search.method")
+    expect(alert).to_contain_text("Line ")
+    assert len(read.list_studies(study_with_results.database)) == 2
+    write_spec(page, "hill-climbing ", "random ")
+    expect(page.get_by_text("The spec is valid.")).to_be_visible()
+    page.get_by_role("button", name="Submit study").click()
+    expect(page).to_have_url(re.compile(r"/study\?study=3"))
+    expect(page.get_by_text("No results yet")).to_be_visible()
+    assert read.study_summary(study_with_results.database, 3)["state"] == "running"
+
+
+def test_the_page_follows_the_study_by_itself(
+    page: Page, address: str, study_with_results: Any, work_off: Any
+) -> None:
+    page.goto(f"{address}/study?study=2")
+    expect(page.get_by_text("11 of about")).to_be_visible()
+    work_off(study_with_results.database, 2, 3)
+    expect(page.get_by_text("14 of about")).to_be_visible(timeout=10_000)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("This cannot be undone")).to_be_visible()
+    page.get_by_role("button", name="Cancel the study").click()
+    expect(page.get_by_text("cancelled").first).to_be_visible()
+    assert read.study_summary(study_with_results.database, 2)["state"] == "cancelled"
+
+
+def test_the_test_report_is_opened_on_purpose(
+    page: Page, address: str, study_with_results: Any
+) -> None:
+    before = len(sealed.readings(study_with_results.database, 1))
+    page.goto(f"{address}/study?study=1&split=test")
+    expect(page.get_by_text("Trials · search split")).to_be_visible()
+    assert len(sealed.readings(study_with_results.database, 1)) == before
+    page.get_by_role("button", name="Test report").click()
+    page.get_by_role("button", name="Open test report (logged)").click()
+    expect(page.get_by_text("Trials · test split")).to_be_visible()
+    assert len(sealed.readings(study_with_results.database, 1)) == before + 1
+
+
+def test_a_row_of_the_trial_table_opens_its_candidate(page: Page, address: str) -> None:
+    page.goto(f"{address}/study?study=1")
+    table = page.locator("[aria-label='Trials with their metrics']").first
+    table.scroll_into_view_if_needed()
+    page.wait_for_timeout(1000)
+    table.click(position={"x": 35, "y": 52})  # the first row, below the head of 35 pixels
+    expect(page).to_have_url(re.compile(r"/candidate\?study=1&trial=0"))
+
+
+def test_nothing_is_fetched_from_elsewhere(page: Page, address: str) -> None:
+    foreign: list[str] = []
+    page.on(
+        "request",
+        lambda r: r.url.startswith((address, "data:", "blob:", "ws:")) or foreign.append(r.url),
+    )
+    page.goto(f"{address}/study?study=1")
+    expect(page.locator(PLOT)).to_be_visible()
+    page.wait_for_timeout(1000)
+    assert foreign == []

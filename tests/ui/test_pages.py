@@ -1,0 +1,284 @@
+"""Pages run by Streamlit's own test driver against a real database: what each of them says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from services.studies import read, sealed
+
+APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
+SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def _fresh_caches() -> Iterator[None]:
+    """Caches are shared by the process, and every test has another database."""
+    st.cache_resource.clear()
+    yield
+    st.cache_resource.clear()
+
+
+def open_page(page: str, **ids: int | str) -> AppTest:
+    """A page of the dashboard, run once."""
+    app = AppTest.from_file(str(APP), default_timeout=SECONDS).run()
+    if page:
+        app.switch_page(f"views/{page}.py")
+    for name, value in ids.items():
+        app.query_params[name] = str(value)
+    app.run()
+    assert not app.exception
+    return app
+
+
+def texts(app: AppTest) -> str:
+    """Everything a page says in Markdown, captions, boxes and plain text."""
+    kinds = (
+        "title",
+        "subheader",
+        "markdown",
+        "caption",
+        "info",
+        "warning",
+        "error",
+        "success",
+        "text",
+    )
+    return "\n".join(str(e.value) for kind in kinds for e in app.get(kind)).replace("\\", "")
+
+
+def flip_table(app: AppTest) -> str:
+    """The HTML of the candidate page's flips."""
+    (body,) = [e.proto.body for e in app.get("html") if 'class="flips"' in e.proto.body]
+    return str(body)
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    """Press the button of that label."""
+    found = [b for b in app.button if b.label == label]
+    assert len(found) == 1, [b.label for b in app.button]
+    return found[0].click().run()
+
+
+class TestEmpty:
+    @pytest.fixture(autouse=True)
+    def _empty(self, empty_database: Any) -> None:
+        """Nothing registered."""
+
+    @pytest.mark.parametrize(
+        ("page", "next_step"),
+        [
+            ("", "remelt pool add"), ("new_study", "remelt pool add"),
+            ("pools", "remelt pool add"), ("suites", "remelt suite add"),
+            ("workers", "remelt worker"),
+        ],
+    )  # fmt: skip
+    def test_an_empty_page_says_what_to_do_next(self, page: str, next_step: str) -> None:
+        app = open_page(page)
+        assert next_step in "\n".join(code.value for code in app.code)
+
+    @pytest.mark.parametrize("ids", [{}, {"study": 7}, {"study": "x"}, {"study": "-1"}])
+    def test_an_unknown_study_is_explained(self, ids: dict[str, Any]) -> None:
+        said = texts(open_page("study", **ids))
+        assert "No study is named" in said or "no study has the number 7" in said
+
+
+class TestStudies:
+    def test_the_list_shows_state_progress_and_best(self, study_with_results: Any) -> None:
+        said = texts(open_page(""))
+        assert "macro\u00a0average" in said
+        assert "finished" in said
+        assert "running" in said
+
+    def test_filters_narrow_it(self, study_with_results: Any) -> None:
+        app = open_page("")
+        assert len(app.get("page_link")) == 2
+        app.text_input[0].input("nothing like it").run()
+        assert "No study matches" in texts(app)
+
+
+class TestNewStudy:
+    def test_the_example_is_valid_and_counted(self, study_with_results: Any) -> None:
+        app = open_page("new_study")
+        assert "The spec is valid" in texts(app)
+        assert "6 checkpoints" in texts(app)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "parts"),
+        [
+            ("nsga-ii ", "hill-climbing ", ["search.method", "Line "]),
+            ("pool: letters", "pool: other", ["pool", "letters"]),
+            ("trials: 60", "trials: none", ["budget.trials", "Line "]),
+            ("budget:", "budge:", ["budge", "unknown key"]),
+        ],
+    )
+    def test_a_bad_spec_gets_its_message_at_the_field(
+        self, study_with_results: Any, old: str, new: str, parts: list[str]
+    ) -> None:
+        app = open_page("new_study")
+        app.text_area[0].input(app.text_area[0].value.replace(old, new)).run()
+        press(app, "Submit study")
+        said = str(app.error[0].value).replace("\\", "")
+        assert all(part in said for part in parts), said
+        assert len(read.list_studies(study_with_results.database)) == 2
+
+    def test_submitting_makes_a_study(self, study_with_results: Any) -> None:
+        app = open_page("new_study")
+        app.text_area[0].input(app.text_area[0].value.replace("better-and", "third-and")).run()
+        press(app, "Submit study")
+        newest = read.list_studies(study_with_results.database)[0]
+        assert (newest["name"], newest["state"]) == ("third-and-quiet", "running")
+
+
+class TestStudy:
+    def test_it_is_useful_with_no_clicks(self, study_with_results: Any) -> None:
+        app = open_page("study", study=1)
+        said = texts(app)
+        assert "Chosen: trial" in said
+        assert len(app.get("plotly_chart")) == 4
+        assert [m.label for m in app.metric][:2] == ["Macro average", "Negative flips"]
+        assert "n = 162 · validation" in said
+
+    def test_notes_and_names_are_text(self, study_with_results: Any) -> None:
+        app = open_page("study", study=1)
+        assert "<script>" in app.text[0].value
+        assert not any("<script>" in str(m.value) for m in app.markdown)
+
+    def test_the_axes_and_the_split_come_from_the_address(self, study_with_results: Any) -> None:
+        app = open_page("study", study=1, split="validation", x="churn")
+        assert app.selectbox(key="x").value == "churn"
+        assert "Trials · validation split" in texts(app)
+
+    def test_pausing_and_resuming(self, study_with_results: Any) -> None:
+        database = study_with_results.database
+        app = press(open_page("study", study=2), "Pause")
+        assert read.study_summary(database, 2)["state"] == "paused"
+        press(app, "Resume")
+        assert read.study_summary(database, 2)["state"] == "running"
+
+    def test_cancelling_asks_first(self, study_with_results: Any) -> None:
+        database = study_with_results.database
+        app = open_page("study", study=2)
+        assert "This cannot be undone" in texts(app)
+        assert read.study_summary(database, 2)["state"] == "running"
+        press(app, "Cancel the study")
+        assert read.study_summary(database, 2)["state"] == "cancelled"
+
+    def test_a_finished_study_has_nothing_to_steer(self, study_with_results: Any) -> None:
+        labels = {b.label for b in open_page("study", study=1).button}
+        assert not labels & {"Pause", "Resume", "Cancel"}
+
+    def test_it_says_that_nobody_works(self, study_with_results: Any) -> None:
+        assert "No worker has been seen" in texts(open_page("study", study=2))
+
+
+class TestSealedSplit:
+    def test_looking_at_pages_reads_nothing_of_it(self, study_with_results: Any) -> None:
+        before = sealed.readings(study_with_results.database, 1)
+        open_page("study", study=1, split="test")
+        open_page("candidate", study=1, trial=0, on="test")
+        assert sealed.readings(study_with_results.database, 1) == before
+
+    def test_opening_it_is_logged_once_and_shown(self, study_with_results: Any) -> None:
+        before = len(sealed.readings(study_with_results.database, 1))
+        app = press(open_page("study", study=1), "Open test report (logged)")
+        assert "Trials · test split" in texts(app)
+        app.run()
+        found = sealed.readings(study_with_results.database, 1)
+        assert len(found) == before + 1
+        assert "dashboard" in found[-1]["purpose"]
+
+    def test_a_running_study_does_not_offer_it(self, study_with_results: Any) -> None:
+        labels = {b.label for b in open_page("study", study=2).button}
+        assert "Open test report (logged)" not in labels
+
+
+class TestCandidate:
+    def test_it_lists_negative_flips_first(self, study_with_results: Any) -> None:
+        database = study_with_results.database
+        study = read.get_study(database, 1)
+        chosen = read.study_summary(database, 1)["chosen"]
+        app = open_page("candidate", study=1, trial=chosen)
+        flips = read.flips(database, study, chosen, "validation")
+        negative = [f for f in flips if f.kind == "negative"]
+        table = flip_table(app)
+        assert negative
+        assert all(f.item in table for f in negative)
+        assert f"{len(negative)} of {len(flips)} changed answers" in texts(app)
+
+    def test_hostile_prompts_are_escaped(self, study_with_results: Any) -> None:
+        app = open_page("candidate", study=1, trial=5)
+        app.text_input[0].input("<script>").run()
+        table = flip_table(app)
+        assert "&lt;script&gt;" in table
+        assert "<script>" not in table
+
+    def test_the_reference_changes_nothing(self, study_with_results: Any) -> None:
+        assert "No answer changes" in texts(open_page("candidate", study=1, trial=0))
+
+    def test_the_recipe_is_there_to_copy(self, study_with_results: Any) -> None:
+        codes = [c.value for c in open_page("candidate", study=1, trial=6).code]
+        assert any("merge_method: linear" in code for code in codes)
+
+    def test_publishing_queues_an_artefact(self, study_with_results: Any) -> None:
+        app = press(open_page("candidate", study=1, trial=6), "Publish")
+        study = read.get_study(study_with_results.database, 1)
+        (artefact,) = read.trial_detail(study_with_results.database, study, 6)["artefacts"]
+        assert artefact["state"] == "queued"
+        assert "queued" in texts(app)
+
+    @pytest.mark.parametrize("ids", [{"study": 1}, {"study": 1, "trial": 999}])
+    def test_an_unknown_trial_is_explained(
+        self, study_with_results: Any, ids: dict[str, int]
+    ) -> None:
+        said = texts(open_page("candidate", **ids))
+        assert "No candidate is named" in said or "study 1 has no trial 999" in said
+
+
+class TestRegistered:
+    def test_pools_and_suites_are_tables(self, study_with_results: Any) -> None:
+        pools = open_page("pools").dataframe[0].value
+        assert next(iter(pools["checkpoint"])) == "deployed"
+        suites = open_page("suites").dataframe[0].value
+        assert set(suites["suite"]) == {"reviews", "questions", "plurals", "prose"}
+        assert (
+            (suites["search"] + suites["validation"] + suites["test (sealed)"])
+            .eq(suites["items"])
+            .all()
+        )
+
+    def test_workers_show_their_last_heartbeat(self, study_with_results: Any) -> None:
+        from services import evaluations
+
+        evaluations.seen(study_with_results.database, "w:1", "evaluate", {"engine": "running"})
+        app = open_page("workers")
+        assert app.metric[0].value == "1"
+        assert list(app.dataframe[0].value["worker"]) == ["w:1"]
+
+
+class TestShortLinks:
+    def test_the_root_sends_numbers_to_their_page(self, study_with_results: Any) -> None:
+        app = AppTest.from_file(str(APP), default_timeout=SECONDS)
+        app.query_params["study"] = "1"
+        app.run()
+        assert "#1 better-and-quiet" in texts(app)
+
+
+def test_no_secret_is_on_any_page(study_with_results: Any) -> None:
+    from services.settings import settings
+
+    url = settings().database_url
+    assert url is not None
+    secret = url.get_secret_value()
+    for page, ids in (
+        ("study", {"study": 1}),
+        ("candidate", {"study": 1, "trial": 6}),
+        ("workers", {}),
+    ):
+        app = open_page(page, **ids)
+        assert secret not in texts(app) + "".join(c.value for c in app.code)

@@ -1,0 +1,48 @@
+"""Small pieces that several pages show: the badge of a state, breadcrumbs, an empty page's hint."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ui import theme
+
+# not a folder called `pages`: Streamlit would serve its files past app.py
+STUDIES = "views/studies.py"
+NEW_STUDY = "views/new_study.py"
+STUDY = "views/study.py"
+CANDIDATE = "views/candidate.py"
+POOLS = "views/pools.py"
+SUITES = "views/suites.py"
+WORKERS = "views/workers.py"
+
+
+def state(name: str) -> None:
+    """A state as a word with an icon and a colour."""
+    colour, icon = theme.STATES.get(name, ("gray", ":material/help:"))
+    st.badge(name, icon=icon, color=colour)
+
+
+def crumbs(*links: tuple[str, str, dict[str, str | int]]) -> None:
+    """The way back: (page, label, ids in the address) from the outside in."""
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        for index, (page, label, ids) in enumerate(links):
+            if index:
+                st.markdown(":gray[/]", width="content")
+            st.page_link(page, label=label, icon="", query_params=_text(ids), width="content")
+
+
+def go(page: str, **ids: str | int) -> None:
+    """Open another page with these ids in its address."""
+    st.switch_page(page, query_params=_text(ids))
+
+
+def _text(ids: dict[str, str | int]) -> dict[str, str]:
+    return {name: str(value) for name, value in ids.items()}
+
+
+def hint(text: str, commands: str = "") -> None:
+    """What to do next on a page that has nothing to show."""
+    with st.container(border=True):
+        st.markdown(text)
+        if commands:
+            st.code(commands, language="bash")

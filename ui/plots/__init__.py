@@ -1,0 +1,1 @@
+"""Plots as pure functions: candidates in, a plotly figure out."""

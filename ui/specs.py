@@ -1,0 +1,100 @@
+"""Writing a study spec in a browser: the example to start from, and which line an error is about.
+
+Pure text; checking a spec is done by `services.spec` and `services.studies.views.preflight`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import yaml
+
+from services.db import Row
+
+EXAMPLE = """\
+name: better-and-quiet
+pool: {pool}                    # reference: {reference}
+suites: [{suites}]
+objectives:                     # the axes of the front
+{objectives}
+# a candidate that breaks a constraint is greyed and never chosen:
+# constraints:
+#   - {{metric: negative_flip_rate, suite: each, max: 0.05}}
+search:
+  method: {method}              # cma-es, nsga-ii or random
+  space: affine                 # weights sum to 1; simplex: none negative
+  parallelism: 8                # candidates handed out at a time
+budget:
+  trials: 60                    # candidates; the baselines come on top
+  finalists: 8                  # re-scored on validation and test
+# publish: {{to: store}}          # publish the chosen candidate at the end
+"""
+#: suites in the example at most
+MOST_SUITES = 8
+
+
+def example(pools: Sequence[Row], suites: Sequence[Row]) -> str:
+    """A sensible spec over the newest pool and the registered suites."""
+    scored = [s["name"] for s in suites if s["form"] != "text"]
+    names = (scored + [s["name"] for s in suites if s["form"] == "text"])[:MOST_SUITES]
+    if len(scored) > 1:
+        objectives, method = ["macro", "negative_flip_rate"], "nsga-ii"
+    elif scored:
+        objectives, method = [scored[0], "negative_flip_rate"], "nsga-ii"
+    else:
+        objectives, method = names[:1], "cma-es"
+    pool = pools[-1] if pools else {"name": "my-pool", "reference": "deployed"}
+    text = EXAMPLE.format(
+        pool=pool["name"],
+        reference=pool["reference"],
+        suites=", ".join(names or ["my-suite"]),
+        objectives="\n".join(f"  - {name}" for name in objectives or ["my-suite"]),
+        method=method,
+    )
+    return "\n".join(_aligned(line) for line in text.splitlines()) + "\n"
+
+
+def _aligned(line: str) -> str:
+    """Comments behind values start in one column."""
+    value, sep, comment = line.partition("  #")
+    return f"{value.rstrip():<32}  #{comment}" if sep and value.strip() else line
+
+
+def field_of(where: str) -> str:
+    """`search.method` of an error's `spec: search.method`; '' when it names no field."""
+    _, _, field = where.partition(": ")
+    return field.strip()
+
+
+def line_of(text: str, field: str) -> int | None:
+    """The line (from 1) of a spec's text that a field like `objectives.0.suite` stands on, or of
+    the nearest part of it that is written; None when nothing of it is."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return None
+    line: int | None = None
+    for part in field.split("."):
+        found = _inside(node, part)
+        if found is None:
+            break
+        line, node = found
+    return line
+
+
+def _inside(node: yaml.Node | None, part: str) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == part:
+                return key.start_mark.line + 1, value
+    if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+        child = node.value[int(part)]
+        return child.start_mark.line + 1, child
+    return None
+
+
+def yaml_line(where: str) -> int | None:
+    """The line of a YAML error, from `spec line 4`."""
+    found = re.search(r"line (\d+)", where)
+    return int(found.group(1)) if found else None

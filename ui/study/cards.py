@@ -1,0 +1,122 @@
+"""The answer in a few cards: the chosen (or so far best) candidate against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import streamlit as st
+
+from services.studies.propose import merit
+from services.studies.read import CandidateView
+from ui import badges, words
+from ui.measures import Measure, defaults, measures, objectives
+from ui.reading import Snapshot
+
+MOST_CARDS = 4
+
+
+def title(shown: Snapshot, found: Sequence[CandidateView]) -> None:
+    """Which candidate is the answer, its weights, and the way to it; or why there is none."""
+    study = shown.study
+    told = [c for c in found if c.trial.objectives is not None]
+    candidate = leading(shown, told)
+    if candidate is None:
+        _nothing(shown, bool(told))
+        return
+    number = candidate.trial.number
+    chosen = number == shown.summary["chosen"]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(
+            f"**{'Chosen' if chosen else 'Best so far'}: {_what(candidate)}** · "
+            f"{words.plain(words.weights(study.pool.names, candidate.trial.weights))}",
+            width="content",
+        )
+        st.page_link(
+            badges.CANDIDATE,
+            label="open",
+            icon=":material/open_in_new:",
+            query_params={"study": str(study.id), "trial": str(number)},
+            width="content",
+        )
+
+
+def draw(shown: Snapshot, found: Sequence[CandidateView]) -> None:
+    """The answer's main numbers, with change, interval, n and split beside them."""
+    told = [c for c in found if c.trial.objectives is not None]
+    reference = next((c for c in told if c.trial.role == "reference"), None)
+    candidate = leading(shown, told)
+    if candidate is None or reference is None:
+        return
+    for measure in _important(shown):
+        with st.container(border=True, gap="xxsmall"):
+            _card(measure, candidate, reference, shown)
+
+
+def leading(shown: Snapshot, told: Sequence[CandidateView]) -> CandidateView | None:
+    """The chosen candidate; before there is one, the feasible one of highest merit."""
+    chosen = next((c for c in told if c.trial.number == shown.summary["chosen"]), None)
+    if chosen is not None:
+        return chosen
+    feasible = [c for c in told if c.feasible]
+    return max(feasible, key=lambda c: merit(shown.study, c.trial), default=None)
+
+
+def _important(shown: Snapshot) -> list[Measure]:
+    """What the default plot shows, then the objectives, then churn; each once."""
+    known = {m.key: m for m in measures(shown.study)}
+    own = [m.key for m in objectives(shown.study)]
+    keys = dict.fromkeys((*reversed(defaults(shown.study)), *own, "churn"))
+    return [known[key] for key in keys if key in known][:MOST_CARDS]
+
+
+def _what(candidate: CandidateView) -> str:
+    trial = candidate.trial
+    name = "" if trial.role == "search" else f" ({words.plain(trial.label)})"
+    return f"trial {trial.number}{name}"
+
+
+def _card(
+    measure: Measure, candidate: CandidateView, reference: CandidateView, shown: Snapshot
+) -> None:
+    metric, old = measure.of(candidate), measure.of(reference)
+    if metric is None:
+        return
+    delta, beside = None, None
+    if measure.metric in ("score", "macro") and old is not None and old.value is not None:
+        change = (metric.value or 0) - old.value
+        scale, unit = (100, "points") if measure.unit == "%" else (1, measure.unit)
+        delta = f"{scale * change:+.{1 if scale == 100 else 3}f} {unit}"
+        beside = f"against {shown.study.reference}"
+    elif metric.value is not None:
+        delta = f"{words.count(round(metric.value * metric.n))} items"
+    st.metric(
+        f"{measure.title.capitalize()}",
+        words.amount(metric.value, measure.unit),
+        delta=delta,
+        delta_color=_colour(measure) if beside else "off",
+        delta_arrow="auto" if beside else "off",
+        delta_description=beside,
+        help=words.plain(measure.meaning),
+    )
+    st.caption(f"95 % {words.interval(metric, measure.unit)} · n = {metric.n} · {candidate.split}")
+
+
+def _colour(measure: Measure) -> Literal["normal", "inverse"]:
+    return "normal" if measure.better == "maximize" else "inverse"
+
+
+def _nothing(shown: Snapshot, told: bool) -> None:
+    if told:
+        st.warning(
+            "No candidate meets the constraints so far. Relax them, or search longer.",
+            icon=":material/warning:",
+        )
+    elif shown.live:
+        st.info(
+            "No results yet: the reference and the other baselines are evaluated first. "
+            "This page draws itself again as soon as there is something to see.",
+            icon=":material/hourglass_top:",
+        )
+    else:
+        st.info("This study ended without results.")

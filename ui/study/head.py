@@ -1,0 +1,119 @@
+"""The top of the study page: what it is, how far it is, and the buttons that steer it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from services.studies import control, export, read, views
+from ui import badges, guard, live, reading, words
+from ui.reading import Snapshot
+
+PHASES = {
+    "search": "searching",
+    "validation": "re-scoring the best on validation",
+    "test": "final report on the test split",
+    "publish": "publishing the chosen candidate",
+    "done": "done",
+}
+
+
+def draw(shown: Snapshot) -> None:
+    """Title, state, buttons, live progress."""
+    study = shown.study
+    badges.crumbs((badges.STUDIES, "Studies", {}))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.subheader(f"#{study.id} {words.plain(study.name)}", anchor=False, width="content")
+        badges.state(study.state)
+        st.space("stretch")
+        _buttons(shown)
+    st.caption(_facts(shown))
+    if study.failure:
+        st.error(words.plain(study.failure), icon=":material/error:")
+    live.follow(
+        shown.mark,
+        lambda: read.change_mark(reading.database(), study.id),
+        active=shown.live,
+        pulse=(lambda: _progress(shown)) if shown.live else None,
+    )
+
+
+def _facts(shown: Snapshot) -> str:
+    study, summary = shown.study, shown.summary
+    spec = study.spec
+    parts = [
+        f"pool {study.pool.name}, {len(study.pool.members)} checkpoints",
+        f"reference {study.reference}",
+        f"suites {', '.join(s.name for s in study.suites)}",
+        f"{spec.search.method}, {spec.search.space} space, seed {spec.search.seed}",
+        f"created {words.when(summary['created_at'])}"
+        + (f" by {summary['owner']}" if summary["owner"] else ""),
+    ]
+    if summary["finished_at"]:
+        took = (summary["finished_at"] - summary["created_at"]).total_seconds()
+        done, _ = views.expected(study, summary)
+        parts.append(f"{words.count(done)} evaluations in {words.duration(took)}")
+    return words.plain(" · ".join(parts))
+
+
+def _progress(shown: Snapshot) -> None:
+    """The bar; drawn every two seconds while the study runs, from one more cheap query."""
+    study, summary = shown.study, shown.summary
+    done, total = views.expected(study, summary)
+    flight = views.flight(reading.database(), study.id)
+    parts = [PHASES[study.phase], f"{words.count(done)} of about {words.count(total)} evaluations"]
+    parts.append(f"{flight['running']} running" if flight["running"] else "none running")
+    if study.state == "paused":
+        parts.append("paused")
+    elif flight["running"]:
+        left = views.remaining_seconds(summary, total - done - flight["share"])
+        parts += [f"about {words.duration(left)} left"] if left is not None else []
+    if summary["failed"]:
+        parts.append(f"{summary['failed']} failed")
+    st.progress(min(1.0, (done + flight["share"]) / max(total, 1)), text=" · ".join(parts))
+    if study.state == "running" and not flight["running"] and _nobody_works():
+        st.warning("No worker has been seen for a minute. Start one: `remelt worker`")
+
+
+def _nobody_works() -> bool:
+    workers = views.workers(reading.database())
+    return not any(w["silent_seconds"] < 60 for w in workers)
+
+
+def _buttons(shown: Snapshot) -> None:
+    study = shown.study
+    with st.container(horizontal=True, width="content", gap="small"):
+        if study.state == "running" and st.button("Pause", icon=":material/pause:"):
+            _steer(shown, "pause")
+        if study.state == "paused" and st.button("Resume", icon=":material/play_arrow:"):
+            _steer(shown, "resume")
+        if shown.live:
+            _cancel(shown)
+        with st.popover("Export", icon=":material/download:"):
+            for kind, mime in (("csv", "text/csv"), ("json", "application/json")):
+                st.download_button(
+                    f"Trials as {kind.upper()}",
+                    data=partial(export.export_study, reading.database(), study.id, kind),
+                    file_name=f"study-{study.id}.{kind}",
+                    mime=mime,
+                    width="stretch",
+                )
+
+
+def _steer(shown: Snapshot, action: str) -> None:
+    steps = {"pause": control.pause, "resume": control.resume, "cancel": control.cancel}
+    with guard.explained():
+        steps[action](reading.database(), shown.study.id)
+        st.rerun()
+
+
+def _cancel(shown: Snapshot) -> None:
+    """The button opens what it would do; only the second press does it."""
+    with st.popover("Cancel", icon=":material/block:"):
+        st.markdown(
+            "Running evaluations stop within seconds and no candidate is chosen. What was "
+            "evaluated stays. **This cannot be undone**; to go on later, pause instead."
+        )
+        if st.button("Cancel the study", type="primary", icon=":material/block:"):
+            _steer(shown, "cancel")

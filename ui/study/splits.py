@@ -1,0 +1,99 @@
+"""Which split a page shows. Search and validation are open; the sealed test split is read through
+`services.studies.sealed`, on a button that says that the reading is logged, and is kept for this
+browser session only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import streamlit as st
+
+from services.studies import sealed
+from services.studies.read import CandidateView, OpenSplit
+from ui import guard, reading, words
+from ui.reading import Snapshot
+
+KEY = "split"
+
+
+def opened(study: int) -> list[CandidateView] | None:
+    """The test report that this session has opened, None before."""
+    return st.session_state.get(_key(study))
+
+
+def _key(study: int) -> str:
+    return f"test-report-{study}"
+
+
+def choose(shown: Snapshot, *, key: str = KEY, first: str = "search") -> str:
+    """The control; returns the split, at first `first`. Stands in the page's address as `key`."""
+    options = ["search"]
+    if _has(shown, "validation"):
+        options.append("validation")
+    if opened(shown.study.id) is not None:
+        options.append("test")
+    if st.session_state.get(key) not in (*options, None):
+        st.session_state[key] = first
+    chosen = st.segmented_control(
+        "Split",
+        options,
+        default=first,
+        required=True,
+        key=key,
+        bind="query-params",
+        help="search: what the searcher sees, so its best values are optimistic. validation: "
+        "ranks the finalists. test: sealed until the study has made its choice.",
+    )
+    return chosen or first
+
+
+def read(shown: Snapshot, split: str) -> list[CandidateView]:
+    """The candidates on a split that `choose` returned."""
+    if split == "test":
+        return opened(shown.study.id) or []
+    return reading.candidates(shown, cast(OpenSplit, split))
+
+
+def best_open(shown: Snapshot) -> OpenSplit:
+    """Validation once the study has judged on it, search until then."""
+    past = shown.study.phase not in ("search", "validation")
+    return "validation" if past and _has(shown, "validation") else "search"
+
+
+def _has(shown: Snapshot, split: str) -> bool:
+    return any(c["split"] == split and c["state"] == "complete" for c in shown.summary["counts"])
+
+
+def test_report(shown: Snapshot) -> None:
+    """The button that opens the sealed split, where the study has come that far."""
+    study = shown.study
+    if study.phase not in ("publish", "done") or not _has(shown, "test"):
+        return
+    with st.popover("Test report", icon=":material/lock:"):
+        st.markdown(
+            "The test split is sealed: the search and the choice never saw it. Looking at it to "
+            "choose again would spoil it, so **every reading is logged** with time and purpose."
+        )
+        _readings(sealed.readings(reading.database(), study.id))
+        st.button(
+            "Open test report (logged)",
+            type="primary",
+            icon=":material/lock_open:",
+            on_click=_open,
+            args=(study.id,),
+        )
+
+
+def _readings(found: Sequence[dict[str, object]]) -> None:
+    lines = [words.plain(f"{r['at']:%Y-%m-%d %H:%M} UTC: {r['purpose']}") for r in found[-5:]]
+    if lines:
+        st.markdown("Read so far:\n" + "\n".join(f"- {line}" for line in lines))
+
+
+def _open(study: int) -> None:
+    with guard.explained():
+        report = sealed.final_report(reading.database(), study, purpose="opened in the dashboard")
+        st.session_state[_key(study)] = report
+        st.session_state[KEY] = "test"

@@ -1,0 +1,94 @@
+"""Candidates as tables: one row a trial, one column a measure. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from services.studies.read import CandidateView, Metric
+from services.studies.record import Study
+from ui import words
+from ui.measures import Measure, measures
+
+ROLES = {
+    "reference": "reference",
+    "single": "checkpoint",
+    "uniform": "uniform soup",
+    "greedy": "greedy soup",
+    "search": "found",
+}
+
+
+def shown_measures(study: Study) -> list[Measure]:
+    """The columns of the trial table: overall measures and every suite's score."""
+    return [m for m in measures(study) if m.suite == "" or m.metric == "score"]
+
+
+def trial_frame(
+    study: Study, found: Sequence[CandidateView], chosen: int | None = None
+) -> pd.DataFrame:
+    """One row a trial, best rank first; shares in percent, half-widths of 95 % intervals in '±'."""
+    shown = shown_measures(study)
+    rows = []
+    for candidate in sorted(found, key=_order):
+        trial = candidate.trial
+        row: dict[str, object] = {
+            "open": f"trial {trial.number}",
+            "number": trial.number,
+            "what": ROLES[trial.role] + (" · chosen" if trial.number == chosen else ""),
+            "name": trial.label,
+            "state": trial.state,
+            "rank": trial.rank,
+            "feasible": candidate.feasible if trial.objectives is not None else None,
+        }
+        for measure in shown:
+            metric = measure.of(candidate)
+            row[measure.key] = _scaled(None if metric is None else metric.value, measure)
+            row[f"± {measure.key}"] = _scaled(_half_width(metric), measure)
+        row["weights"] = words.weights(study.pool.names, trial.weights, most=3)
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    if not frame.empty:
+        frame["rank"] = frame["rank"].astype("Int64")
+    return frame
+
+
+def _order(candidate: CandidateView) -> tuple[float, int]:
+    trial = candidate.trial
+    return (float("inf") if trial.rank is None else trial.rank, trial.number)
+
+
+def _half_width(metric: Metric | None) -> float | None:
+    if metric is None or metric.low is None or metric.high is None:
+        return None
+    return (metric.high - metric.low) / 2
+
+
+def _scaled(value: float | None, measure: Measure) -> float | None:
+    return None if value is None else value * (100 if measure.unit == "%" else 1)
+
+
+def metric_frame(
+    study: Study, candidate: CandidateView, reference: CandidateView | None
+) -> pd.DataFrame:
+    """Every metric of one candidate: value, interval, n, and the reference's value."""
+    rows = []
+    for measure in measures(study):
+        metric = measure.of(candidate)
+        if metric is None:
+            continue
+        old = None if reference is None else measure.value(reference)
+        rows.append(
+            {
+                "suite": measure.suite or "all",
+                "metric": "score" if measure.metric == "score" else measure.title.split(",")[0],
+                "value": words.amount(metric.value, measure.unit),
+                "95 % interval": words.interval(metric, measure.unit),
+                "items": metric.n,
+                "reference": words.amount(old, measure.unit)
+                if measure.metric in ("score", "macro")
+                else words.DASH,
+            }
+        )
+    return pd.DataFrame(rows)

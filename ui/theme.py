@@ -1,0 +1,58 @@
+"""Colours and marks. Okabe and Ito's palette: told apart by readers with any colour vision, and
+every kind of point also has a shape of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+PURPLE = "#CC79A7"
+GREY = "#8A8F98"
+FAINT = "rgba(138, 143, 152, 0.35)"
+#: blue for negative, white for none, vermillion for positive: not red against green
+DIVERGING = [[0.0, BLUE], [0.5, "#F7F7F7"], [1.0, VERMILLION]]
+#: state of a study or evaluation -> (colour of its badge, icon); the word always stands beside
+STATES: dict[str, tuple[Any, str]] = {
+    "running": ("blue", ":material/play_arrow:"),
+    "paused": ("orange", ":material/pause:"),
+    "finished": ("green", ":material/check:"),
+    "complete": ("green", ":material/check:"),
+    "published": ("green", ":material/check:"),
+    "failed": ("red", ":material/error:"),
+    "abandoned": ("red", ":material/error:"),
+    "cancelled": ("gray", ":material/block:"),
+    "queued": ("gray", ":material/schedule:"),
+    "publishing": ("blue", ":material/upload:"),
+}
+
+
+#: less empty space than Streamlit leaves around a page, and specs in a fixed-width font
+STYLE = """
+<style>
+.stMainBlockContainer { padding: 2.75rem 2.5rem 4rem 2.5rem; }
+.st-key-spec textarea { font-family: monospace; font-size: 0.875rem; }
+</style>
+"""
+
+
+def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
+    """The layout that every plot shares; keeps a reader's zoom while data come in."""
+    figure.update_layout(
+        title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        height=height,
+        margin={"l": 10, "r": 10, "t": 48, "b": 10},
+        uirevision=title,
+        hoverlabel={"align": "left"},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0, "title": None},
+        dragmode="zoom",
+    )
+    figure.update_xaxes(automargin=True, title_standoff=8)
+    figure.update_yaxes(automargin=True, title_standoff=8)
+    return figure

@@ -1,0 +1,222 @@
+"""One candidate: its weights, its metrics, and every answer that it would change."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import streamlit as st
+
+from services import artefacts, outbox
+from services.db import Row
+from services.studies import export, read
+from services.studies.read import CandidateView, OpenSplit
+from ui import badges, flip_list, guard, live, reading, tables, words
+from ui.flip_list import KINDS, PER_PAGE
+from ui.plots.weights import bars_figure
+from ui.reading import Snapshot
+from ui.study import splits
+
+
+def main() -> None:
+    """Draw the page."""
+    study, number = guard.number_in_url("study"), guard.number_in_url("trial")
+    if study is None or number is None:
+        badges.hint("**No candidate is named.** Open one from the page of its study.")
+        st.page_link(badges.STUDIES, label="Studies")
+        return
+    with guard.explained():
+        shown = reading.snapshot(study)
+        detail = read.trial_detail(reading.database(), shown.study, number)
+        _head(shown, detail)
+        split = splits.choose(shown, key="on", first=_first_split(shown, detail))
+        found = splits.read(shown, split)
+        candidate = next((c for c in found if c.trial.number == number), None)
+        left, right = st.columns([2, 3], gap="large")
+        with left:
+            st.plotly_chart(
+                bars_figure(shown.study, detail["weights"]),
+                key="weights",
+                alt="Weights of the checkpoints",
+            )
+            _artefact(shown, detail)
+        with right:
+            _metrics(shown, candidate, found, split)
+        _flips(shown, candidate, split)
+        left, right = st.columns(2, gap="large")
+        with left:
+            _recipe(shown, number)
+        with right:
+            _record(detail)
+
+
+def _first_split(shown: Snapshot, detail: Row) -> str:
+    """Validation where this trial was judged on it: the search split flatters what it chose."""
+    done = {e["split"] for e in detail["evaluations"] if e["state"] == "complete"}
+    best = splits.best_open(shown)
+    return best if best in done else "search"
+
+
+def _head(shown: Snapshot, detail: Row) -> None:
+    study = shown.study
+    badges.crumbs(
+        (badges.STUDIES, "Studies", {}),
+        (badges.STUDY, f"#{study.id} {words.plain(study.name)}", {"study": study.id}),
+    )
+    role = tables.ROLES[detail["role"]]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        name = words.plain(detail["label"])
+        st.subheader(f"Trial {detail['number']} · {name}", anchor=False, width="content")
+        st.badge(role, color="gray")
+        if detail["number"] == shown.summary["chosen"]:
+            st.badge("chosen", icon=":material/check:", color="green")
+
+
+def _metrics(
+    shown: Snapshot, candidate: CandidateView | None, found: list[CandidateView], split: str
+) -> None:
+    if candidate is None or candidate.trial.objectives is None:
+        state = "not evaluated" if candidate is None else candidate.trial.state
+        st.info(f"No metrics on the {split} split: {state}.")
+        if candidate is not None and candidate.trial.error:
+            st.error(words.plain(candidate.trial.error))
+        return
+    with st.container(horizontal=True, gap="small"):
+        st.markdown(f"##### Metrics · {split} split", width="content")
+        if candidate.trial.rank == 1:
+            st.badge("on the front", color="blue")
+        if not candidate.feasible:
+            st.badge("breaks a constraint", color="orange", icon=":material/warning:")
+    reference = next((c for c in found if c.trial.role == "reference"), None)
+    st.dataframe(
+        tables.metric_frame(shown.study, candidate, reference),
+        hide_index=True,
+        width="stretch",
+        height=360,
+        alt="Metrics with intervals",
+    )
+
+
+def _flips(shown: Snapshot, candidate: CandidateView | None, split: str) -> None:
+    study = shown.study
+    st.markdown(f"##### Changed answers against {words.plain(study.reference)} · {split} split")
+    if split == "test":
+        st.info("Items of the sealed test split are not listed; choose search or validation.")
+        return
+    if candidate is None or candidate.trial.objectives is None:
+        st.caption("known once the candidate has been evaluated")
+        return
+    trial = candidate.trial
+    found = reading.flips(study.id, trial.number, cast(OpenSplit, split), shown.mark, study)
+    if not found:
+        st.success("No answer changes.")
+        return
+    counts = {kind: sum(f.kind == kind for f in found) for kind in KINDS}
+    left, middle, right = st.columns([3, 3, 2], vertical_alignment="bottom")
+    kinds = left.pills(
+        "Kind",
+        [kind for kind in KINDS if counts[kind]],
+        selection_mode="multi",
+        default=["negative"] if counts["negative"] else None,
+        format_func=lambda kind: f"{KINDS[kind][0]} ({counts[kind]})",
+    )
+    suites = middle.pills(
+        "Suite", sorted({f.suite for f in found}), selection_mode="multi", default=None
+    )
+    text = right.text_input("Text", placeholder="in prompt, answers or id")
+    matching = flip_list.matching(found, suites=suites, kinds=kinds, text=text)
+    if not matching:
+        st.info("No changed answer matches.")
+        return
+    pages = -(-len(matching) // PER_PAGE)
+    page = st.pagination(pages, key="flip-page") if pages > 1 else 1
+    part = matching[(page - 1) * PER_PAGE : page * PER_PAGE]
+    st.caption(f"{len(matching)} of {len(found)} changed answers; the most certain errors first")
+    st.html(flip_list.flips_html(part, study.reference))
+
+
+def _recipe(shown: Snapshot, number: int) -> None:
+    st.markdown("##### Recipe as mergekit YAML")
+    text = export.export_study(reading.database(), shown.study.id, "mergekit", trial=number)
+    st.code(text, language="yaml")
+    st.download_button(
+        "Download recipe",
+        text,
+        file_name=f"study-{shown.study.id}-trial-{number}.yaml",
+        mime="application/yaml",
+        icon=":material/download:",
+    )
+
+
+def _artefact(shown: Snapshot, detail: Row) -> None:
+    study, number = shown.study, detail["number"]
+    st.markdown("##### Published checkpoint")
+    artefact = detail["artefacts"][-1] if detail["artefacts"] else None
+    state = None if artefact is None else artefact["state"]
+    evaluated = any(e["state"] == "complete" for e in detail["evaluations"])
+    if artefact is not None:
+        badges.state(artefact["state"])
+        if artefact["error"]:
+            st.error(words.plain(artefact["error"]))
+    else:
+        st.caption(
+            "Publishing casts this candidate as a Hugging Face checkpoint, checks it against the "
+            "weights that were evaluated, and puts it in the store."
+        )
+    if state == "published" and artefact is not None:
+        st.code(f"remelt pull {study.id}/{number} DIR", language="bash")
+        st.caption(
+            words.plain(f"{artefact['store']} · digest {artefact['digest']} · ")
+            + f"{(artefact['bytes'] or 0) / 1e6:.1f} MB · {words.when(artefact['published_at'])}"
+        )
+    elif state in (None, "failed"):
+        label = "Publish" if state is None else "Publish again"
+        if st.button(label, icon=":material/upload:", disabled=not evaluated):
+            _publish(study.id, number)
+    live.follow(
+        _artefact_mark(shown, number),
+        lambda: _artefact_mark(shown, number),
+        active=state in ("queued", "publishing"),
+    )
+
+
+def _artefact_mark(shown: Snapshot, number: int) -> tuple[object, ...]:
+    found = read.trial_detail(reading.database(), shown.study, number)["artefacts"]
+    return tuple((a["state"], a["attempt"]) for a in found)
+
+
+def _publish(study: int, number: int) -> None:
+    database = reading.database()
+    with database.transaction() as connection:
+        trial = artefacts.trial_id(connection, study, number)
+        artefacts.queue_artefact(connection, trial)
+    outbox.relay(database)
+    st.rerun()
+
+
+def _record(detail: Row) -> None:
+    """Who evaluated it, how often, how long, and the digest of the weights that were measured."""
+    st.markdown("##### Evaluations")
+    st.dataframe(
+        [
+            {
+                "split": e["split"],
+                "state": e["state"],
+                "attempts": e["attempt"],
+                "seconds": e["cost"].get("seconds"),
+                "tokens": e["cost"].get("tokens"),
+                "worker": e["worker"],
+                "weights digest": e["weights_digest"],
+                "error": e["error"],
+            }
+            for e in detail["evaluations"]
+        ],
+        hide_index=True,
+        width="stretch",
+        column_config={"seconds": st.column_config.NumberColumn(format="%.1f")},
+        alt="Evaluations of this trial",
+    )
+    st.caption(words.plain(f"recipe digest {detail['recipe_digest']}"))
+
+
+if __name__ == "__main__":
+    main()

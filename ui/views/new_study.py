@@ -1,0 +1,121 @@
+"""A new study from YAML: an example to start from, errors at their line, and what it costs."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from services.errors import RemeltError, SpecRefused
+from services.spec import StudySpec, parse_spec
+from services.studies import views
+from services.studies.submit import submit
+from ui import badges, guard, reading, specs, words
+
+
+def main() -> None:
+    """Draw the page."""
+    st.title("New study", anchor=False)
+    with guard.explained():
+        pools, suites = views.pools(reading.database()), views.suites(reading.database())
+        if not pools or not suites:
+            _not_ready(bool(pools), bool(suites))
+            return
+        left, right = st.columns([3, 2], gap="large")
+        with left:
+            text = st.text_area(
+                "Spec (YAML)",
+                specs.example(pools, suites),
+                height=470,
+                key="spec",
+                persist_state="session",
+                help="Checked when you leave the field or press Ctrl+Enter. All keys: "
+                "`remelt study schema`",
+            )
+            pressed = st.button("Submit study", type="primary", icon=":material/rocket_launch:")
+        with right:
+            spec = _checked(text)
+        if pressed and spec is not None:
+            made = submit(reading.database(), spec)
+            badges.go(badges.STUDY, study=made.study)
+
+
+def _not_ready(pools: bool, suites: bool) -> None:
+    if not pools:
+        badges.hint(
+            "**First register a pool**: checkpoints of one architecture, and which of them is "
+            "deployed today.",
+            "remelt pool add NAME --reference DEPLOYED DIR DIR …",
+        )
+    if not suites:
+        badges.hint(
+            "**First register a suite**: a JSON Lines file of questions with answers.",
+            "remelt suite add NAME FILE.jsonl",
+        )
+
+
+def _checked(text: str) -> StudySpec | None:
+    """The spec with its preflight, or None after showing what is wrong and where."""
+    try:
+        spec = parse_spec(text)
+        found = views.preflight(reading.database(), spec)
+    except SpecRefused as error:
+        _show_refusal(error, text)
+        return None
+    except RemeltError as error:
+        guard.explain(error)
+        return None
+    _show_preflight(spec, found)
+    return spec
+
+
+def _show_refusal(error: SpecRefused, text: str) -> None:
+    field = specs.field_of(error.where)
+    line = specs.line_of(text, field) if field else specs.yaml_line(error.where)
+    place = f"Line {line}: " if line else ""
+    name = f"`{field}` " if field and "`" not in field else ""
+    mend = f"  \n{words.plain(error.mend)}" if error.mend else ""
+    message = f"**{place}{name}**{words.plain(error.what)}{mend}"
+    st.error(message, icon=":material/error:")
+    lines = text.splitlines()
+    if line and line <= len(lines):
+        st.code(lines[line - 1].strip() or " ", language="yaml")
+
+
+def _show_preflight(spec: StudySpec, found: views.Preflight) -> None:
+    st.success("The spec is valid.", icon=":material/check:")
+    st.markdown("##### Preflight")
+    st.dataframe(
+        {
+            "suite": [s[0] for s in found.suites],
+            "form": [s[1] for s in found.suites],
+            "search": [s[2] for s in found.suites],
+            "validation": [s[3] for s in found.suites],
+            "test": [s[4] for s in found.suites],
+        },
+        hide_index=True,
+        width="stretch",
+        height="content",
+        alt="Items of every suite by split",
+    )
+    trials = spec.budget.trials
+    st.markdown(
+        f"- pool **{words.plain(spec.pool)}**: {found.checkpoints} checkpoints of "
+        f"{words.large(found.parameters)} parameters, reference "
+        f"**{words.plain(found.reference)}**\n"
+        f"- {words.count(found.items_per_candidate)} item evaluations per candidate on the search "
+        f"split\n"
+        f"- search: {found.baselines} baselines, up to {found.greedy} greedy soups and "
+        f"{words.count(trials)} candidates = at most **{words.large(found.items_search)}** item "
+        f"evaluations\n"
+        f"- finals: at most {words.large(found.items_finals)} more on validation and test"
+    )
+    smallest = min((s for s in found.suites if s[1] != "text"), key=lambda s: s[2], default=None)
+    if smallest is not None and smallest[2] < 100:
+        st.warning(
+            f"{words.plain(smallest[0])} has only {smallest[2]} search items: a 95 % interval is "
+            f"about ±{100 * 1.96 * (0.25 / smallest[2]) ** 0.5:.0f} points wide.",
+            icon=":material/warning:",
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""One study: how far it is, what it found, and the way to every candidate."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ui import badges, guard, reading
+from ui.study import cards, front, head, splits, table
+
+
+def main() -> None:
+    """Draw the page."""
+    number = guard.number_in_url("study")
+    if number is None:
+        badges.hint("**No study is named.** Open one from the list of studies.")
+        st.page_link(badges.STUDIES, label="Studies")
+        return
+    with guard.explained():
+        shown = reading.snapshot(number)
+        head.draw(shown)
+        cards.title(shown, reading.candidates(shown, splits.best_open(shown)))
+        found, split = front.draw(shown)
+        table.draw(shown, found, split)
+        table.events(shown)
+
+
+if __name__ == "__main__":
+    main()

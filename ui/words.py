@@ -1,0 +1,96 @@
+"""How numbers, times and weights are written for people, the same on every page.
+
+Pure text. Shares are written in percent, and a number that has an interval never stands without it.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from services.studies.read import Metric
+
+DASH = "–"
+#: weights smaller than this are left out of short texts (never out of tables)
+SMALL_WEIGHT = 0.005
+#: characters with a meaning in Streamlit's Markdown
+MARKDOWN = r"\`*_{}[]()<>#+-.!|~:$^"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as percent, with a space that does not break: `66.1 %`; a dash where undefined."""
+    return DASH if value is None else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def amount(value: float | None, unit: str) -> str:
+    """A value in its unit: '%' for shares, else the number with the unit behind it."""
+    if value is None:
+        return DASH
+    return percent(value) if unit == "%" else f"{value:.3f} {unit}".strip()
+
+
+def interval(metric: Metric | None, unit: str) -> str:
+    """The 95 % interval alone: `63.0–69.1 %`; a dash where there is none."""
+    if metric is None or metric.low is None or metric.high is None:
+        return DASH
+    if unit == "%":
+        return f"{100 * metric.low:.1f}–{100 * metric.high:.1f}\u00a0%"
+    return f"{metric.low:.3f}–{metric.high:.3f} {unit}".strip()
+
+
+def count(number: int | float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def large(number: float) -> str:
+    """A number rounded to what a glance needs: `1.9 million`, `12 400`."""
+    for size, name in ((1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:.1f} {name}"
+    return count(number)
+
+
+def duration(seconds: float | None) -> str:
+    """`40 s`, `12 min`, `3 h 20 min`."""
+    if seconds is None:
+        return DASH
+    if seconds < 60:
+        return f"{max(seconds, 0):.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+def when(moment: datetime | None, now: datetime | None = None) -> str:
+    """How long ago: `12 min ago`, or the date when it is more than a day."""
+    if moment is None:
+        return DASH
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    if seconds > 86_400:
+        return f"{moment:%Y-%m-%d %H:%M} UTC"
+    return f"{duration(seconds)} ago"
+
+
+def weights(names: Sequence[str], values: Sequence[float], most: int = 5) -> str:
+    """`trec 0.42, deployed 0.31, +3 more`, largest first."""
+    if len(values) > 1 and max(values) - min(values) < 1e-12:
+        return f"{values[0]:.3f} each"
+    pairs = sorted(zip(names, values, strict=True), key=lambda pair: -abs(pair[1]))
+    shown = [f"{name} {value:.2f}" for name, value in pairs if abs(value) >= SMALL_WEIGHT]
+    more = [f"+{len(shown) - most} more"] if len(shown) > most else []
+    return ", ".join(shown[:most] + more)
+
+
+def plain(text: str) -> str:
+    """Text for places that read Markdown, shown as it is."""
+    escaped = "".join(f"\\{char}" if char in MARKDOWN else char for char in text)
+    return " ".join(escaped.split())
+
+
+def markup(text: str) -> str:
+    """Text for places that read HTML (plots and own tables), shown as it is."""
+    return html.escape(text, quote=True)

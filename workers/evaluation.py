@@ -12,6 +12,7 @@ from typing import Any
 
 from services import evaluations, registry
 from services.db import Database
+from services.errors import BadInput, IntegrityError
 from services.evaluations import Claim, Job
 from services.settings import Settings
 from workers.engine.client import Aborted, Engine, SuiteResult
@@ -54,9 +55,7 @@ class EngineKeeper:
 class Lease:
     """Renews a claim while its holder waits, and says when to stop."""
 
-    def __init__(
-        self, database: Database, config: Settings, held: Claim, stopping: Event
-    ) -> None:
+    def __init__(self, database: Database, config: Settings, held: Claim, stopping: Event) -> None:
         self._database, self._config, self._held = database, config, held
         self._stopping = stopping
         self._renewed = time.monotonic()
@@ -76,7 +75,11 @@ def run_claim(
 ) -> None:
     """Evaluate what the claim asks for and write it down. Raises what the engine raises, or
     Aborted when the claim is gone or the worker stops."""
-    job = evaluations.load_job(database, held)
+    try:
+        job = evaluations.load_job(database, held)
+    except IntegrityError as error:
+        # stored items do not change back: another attempt cannot help
+        raise BadInput(error.what, where=error.where, mend=error.mend) from error
     lease = Lease(database, config, held, stopping)
     engine = keeper.with_pool(job.pool, lambda *_: lease.tick(0.0))
     result = engine.evaluate(

@@ -146,6 +146,9 @@ def postgres_url(server_home: Path) -> str:
     """The real embedded Postgres; its database `template` holds the migrated schema."""
     url = ensure_postgres(server_home)
     with psycopg.connect(url, autocommit=True) as connection:
+        # no test outlives the machine; a commit costs 0.2 ms instead of 3
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
         connection.execute("CREATE DATABASE migrated")
     migrate(url.rsplit("/", 1)[0] + "/migrated")
     return url

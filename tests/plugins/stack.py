@@ -143,6 +143,18 @@ class Stack:
             time.sleep(0.03)
         return found
 
+    def story(self) -> str:
+        """Every change of state of every evaluation, in order."""
+        found = self.sql(
+            "SELECT at, evaluation, before, after, attempt, worker, error FROM audit_evaluation "
+            "WHERE before <> after ORDER BY id"
+        )
+        return "\n".join(
+            f"{f['at']:%H:%M:%S.%f} evaluation {f['evaluation']}.{f['attempt']} "
+            f"{f['before']} -> {f['after']} {f['worker'] or ''} {f['error'] or ''}"
+            for f in found
+        )
+
     def logs(self) -> str:
         """The last lines of every log."""
         files = sorted((self.config.home / "logs").glob("*.log"))

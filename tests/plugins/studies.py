@@ -217,13 +217,14 @@ def driver(database: Database, database_url: str, config: Settings, tiny_pool: P
 AUDIT = """
 CREATE TABLE audit_evaluation (
     id bigint GENERATED ALWAYS AS IDENTITY, evaluation bigint, before text, after text,
-    attempt_before int, attempt int, told_before boolean, told boolean
+    attempt_before int, attempt int, told_before boolean, told boolean, worker text, error text,
+    at timestamptz DEFAULT clock_timestamp()
 );
 CREATE FUNCTION audit_evaluation() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO audit_evaluation (evaluation, before, after, attempt_before, attempt, told_before,
-                                  told)
+                                  told, worker, error)
     VALUES (NEW.id, OLD.state, NEW.state, OLD.attempt, NEW.attempt, OLD.told_at IS NOT NULL,
-            NEW.told_at IS NOT NULL);
+            NEW.told_at IS NOT NULL, coalesce(NEW.worker, OLD.worker), NEW.error);
     RETURN NULL;
 END $$;
 CREATE TRIGGER audit AFTER UPDATE ON evaluation

@@ -1,0 +1,165 @@
+"""Engines and workers that die, stop, or come back from the dead in the middle of an evaluation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugins.invariants import AssertInvariants
+    from tests.plugins.stack import Stack
+
+Freeze = Callable[..., Any]
+
+
+def attempts_by_suite(stack: Stack, evaluation: int) -> dict[str, int]:
+    """Which attempt wrote each suite."""
+    found = stack.sql(
+        "SELECT u.name, p.attempt FROM prediction p JOIN suite u ON u.id = p.suite_id "
+        "JOIN evaluation e ON e.trial_id = p.trial_id AND e.split = p.split WHERE e.id = %s",
+        evaluation,
+    )
+    return {f["name"]: f["attempt"] for f in found}
+
+
+def ended_as(stack: Stack, evaluation: int) -> tuple[str, int, int]:
+    """(state, attempts, forgiven ones) of an evaluation."""
+    found = stack.sql("SELECT state, attempt, forgiven FROM evaluation WHERE id = %s", evaluation)
+    return found[0]["state"], found[0]["attempt"], found[0]["forgiven"]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_engine_killed_midway(
+    stack: Stack, slow: str, frozen_midway: Freeze, assert_invariants: AssertInvariants
+) -> None:
+    study = stack.submit(slow)
+    midway = frozen_midway(stack, study)
+    os.killpg(midway.engine, signal.SIGKILL)
+    assert stack.finished(study) == "finished"
+    assert ended_as(stack, midway.evaluation) == ("complete", 2, 0)
+    # the suite that was finished is not evaluated again
+    assert attempts_by_suite(stack, midway.evaluation) == {"pick": 1, "long": 2}
+    assert midway.worker.alive
+    assert_invariants(stack.database, study, stack.config)
+
+
+def test_worker_killed_midway(
+    stack: Stack, slow: str, frozen_midway: Freeze, assert_invariants: AssertInvariants
+) -> None:
+    study = stack.submit(slow)
+    midway = frozen_midway(stack, study)
+    midway.worker.signal(signal.SIGKILL)
+    midway.worker.process.wait()
+    os.kill(midway.engine, signal.SIGCONT)
+    stack.wait(lambda: gone(midway.engine), "the orphaned engine has ended", seconds=30)
+    assert stack.finished(study) == "finished"
+    assert ended_as(stack, midway.evaluation) == ("complete", 2, 0)
+    assert attempts_by_suite(stack, midway.evaluation) == {"pick": 1, "long": 2}
+    assert_invariants(stack.database, study, stack.config)
+
+
+def test_worker_asked_to_stop_gives_its_claim_back(
+    stack: Stack, slow: str, frozen_midway: Freeze, assert_invariants: AssertInvariants
+) -> None:
+    stack.wait_ready()
+    study = stack.submit(slow)
+    midway = frozen_midway(stack, study)
+    asked = time.monotonic()
+    midway.worker.signal(signal.SIGTERM)
+    time.sleep(1.0)  # it has told the engine to stop
+    os.kill(midway.engine, signal.SIGCONT)
+    assert midway.worker.process.wait(60) == 0
+    assert time.monotonic() - asked < 30
+    stack.wait(lambda: gone(midway.engine), "its engine has ended", seconds=30)
+    assert stack.finished(study) == "finished"
+    assert ended_as(stack, midway.evaluation) == ("complete", 2, 1)
+    assert attempts_by_suite(stack, midway.evaluation) == {"pick": 1, "long": 2}
+    assert_invariants(stack.database, study, stack.config)
+
+
+def test_zombie_cannot_write(
+    stack: Stack, slow: str, frozen_midway: Freeze, assert_invariants: AssertInvariants
+) -> None:
+    """A worker that sleeps past its lease finds its results waiting, and may not store them."""
+    stack.wait_ready()
+    study = stack.submit(slow)
+    midway = frozen_midway(stack, study)
+    midway.worker.signal(signal.SIGSTOP)
+    os.kill(midway.engine, signal.SIGCONT)
+    stack.wait(
+        lambda: ended_as(stack, midway.evaluation)[:2] == ("complete", 2),
+        "another worker has finished the evaluation",
+    )
+    midway.worker.signal(signal.SIGCONT)
+    said = f"evaluation {midway.evaluation} attempt 1 stopped"
+    stack.wait(lambda: said in midway.worker.log.read_text(), "the zombie has noticed")
+    assert stack.finished(study) == "finished"
+    assert ended_as(stack, midway.evaluation) == ("complete", 2, 0)
+    assert attempts_by_suite(stack, midway.evaluation) == {"pick": 1, "long": 2}
+    assert midway.worker.alive
+    assert_invariants(stack.database, study, stack.config)
+
+
+def test_poison_is_abandoned_and_its_neighbours_finish(
+    stack: Stack, slow: str, assert_invariants: AssertInvariants
+) -> None:
+    """A candidate that takes its engine with it every time."""
+    study = stack.submit(slow)
+    poison = stack.wait(
+        lambda: stack.sql(
+            "SELECT e.id FROM evaluation e JOIN trial t ON t.id = e.trial_id "
+            "WHERE t.study_id = %s AND t.role = 'uniform'",
+            study,
+        ),
+        "the uniform soup is asked for",
+    )[0]["id"]
+
+    def abandoned() -> bool:
+        state, _, _ = ended_as(stack, poison)
+        if state == "running" and (engine := stack.holder(poison).engine()) is not None:
+            os.killpg(engine, signal.SIGKILL)
+        return state == "abandoned"
+
+    stack.wait(abandoned, "the poison is abandoned")
+    assert stack.finished(study) == "finished"
+    found = stack.sql(
+        "SELECT t.role, e.state, e.attempt, e.error FROM evaluation e "
+        "JOIN trial t ON t.id = e.trial_id WHERE t.study_id = %s AND e.split = 'search'",
+        study,
+    )
+    for f in found:
+        if f["role"] == "uniform":
+            assert (f["state"], f["attempt"]) == ("abandoned", 2)
+            assert "SIGKILL" in f["error"]
+        else:
+            assert f["state"] == "complete", f
+    assert len(found) == 4
+    assert_invariants(stack.database, study, stack.config)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_control_worker_ends(
+    stack: Stack, quick: str, assert_invariants: AssertInvariants, number: int
+) -> None:
+    """Nothing advances without a control worker, and all goes on with the next one."""
+    control = stack.of_kind("control")[0]
+    study = stack.submit(quick)
+    stack.wait(lambda: stack.sql("SELECT 1 FROM trial WHERE study_id = %s", study), "it has begun")
+    control.signal(number)
+    control.process.wait(60)
+    stack.start("control")
+    assert stack.finished(study) == "finished"
+    assert_invariants(stack.database, study, stack.config)

@@ -82,7 +82,7 @@ def study(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         if options.use and file.stem not in options.use:
             continue
         cut = home / file.name
-        lines = file.read_text().splitlines()[: options.items]
+        lines = file.read_text().strip().split("\n")[: options.items]
         cut.write_text("\n".join(lines) + "\n")
         add_suite(database, file.stem, cut)
         names.append(file.stem)

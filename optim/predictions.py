@@ -61,7 +61,8 @@ class Predictions:
         0/1 correctness, or nats per token for `text` (lower is better; weight by `tokens`).
         """
         if self.form == "text":
-            assert self.nll is not None and self.tokens is not None
+            assert self.nll is not None
+            assert self.tokens is not None
             return self.nll.astype(np.float64) / np.maximum(self.tokens, 1)
         assert self.correct is not None
         return self.correct.astype(np.float64)
@@ -69,6 +70,7 @@ class Predictions:
     def score(self) -> float:
         """Accuracy, or corpus nats per token (sum of nll / sum of tokens) for `text`."""
         if self.form == "text":
-            assert self.nll is not None and self.tokens is not None
+            assert self.nll is not None
+            assert self.tokens is not None
             return float(self.nll.sum(dtype=np.float64) / max(int(self.tokens.sum()), 1))
         return float(self.units().mean())

@@ -58,7 +58,7 @@ def example(pools: Sequence[Row], suites: Sequence[Row]) -> str:
 def _aligned(line: str) -> str:
     """Comments behind values start in one column."""
     value, sep, comment = line.partition("  #")
-    return f"{value.rstrip():<32}  #{comment}" if sep and value.strip() else line
+    return f"{value.rstrip():<26}  #{comment}" if sep and value.strip() else line
 
 
 def field_of(where: str) -> str:

@@ -36,7 +36,12 @@ STATES: dict[str, tuple[Any, str]] = {
 #: less empty space than Streamlit leaves around a page, and specs in a fixed-width font
 STYLE = """
 <style>
-.stMainBlockContainer { padding: 2.75rem 2.5rem 4rem 2.5rem; }
+@media (min-width: 700px) {
+  .stMainBlockContainer { padding: 2.75rem 2.5rem 4rem 2.5rem; }
+}
+@media (max-width: 699px) {
+  .st-key-wide-only { display: none; }
+}
 .st-key-spec textarea { font-family: monospace; font-size: 0.875rem; }
 </style>
 """

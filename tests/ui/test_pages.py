@@ -188,6 +188,7 @@ class TestSealedSplit:
         before = len(sealed.readings(study_with_results.database, 1))
         app = press(open_page("study", study=1), "Open test report (logged)")
         assert "Trials · test split" in texts(app)
+        assert "n = 141 · test" in texts(app)
         app.run()
         found = sealed.readings(study_with_results.database, 1)
         assert len(found) == before + 1

@@ -39,7 +39,8 @@ def draw(shown: Snapshot) -> tuple[list[CandidateView], str]:
     with left:
         _scatter(shown, found, x, y, zoom=zoom, bars=bars)
     with right:
-        cards.draw(shown, reading.candidates(shown, splits.best_open(shown)))
+        best = found if split == "test" else reading.candidates(shown, splits.best_open(shown))
+        cards.draw(shown, best)
     _progress(shown, y)
     heat = heat_figure(study, found, y, shown.summary["chosen"])
     if heat is not None:

@@ -16,6 +16,7 @@ from ui import guard, reading, words
 from ui.reading import Snapshot
 
 KEY = "split"
+POPOVER = "test-report"
 
 
 def opened(study: int) -> list[CandidateView] | None:
@@ -34,12 +35,13 @@ def choose(shown: Snapshot, *, key: str = KEY, first: str = "search") -> str:
         options.append("validation")
     if opened(shown.study.id) is not None:
         options.append("test")
-    if st.session_state.get(key) not in (*options, None):
-        st.session_state[key] = first
+    if st.session_state.get(key, first) not in options:
+        del st.session_state[key]
     chosen = st.segmented_control(
         "Split",
         options,
-        default=first,
+        # a default beside a value that code has set is warned about
+        default=None if key in st.session_state else first,
         required=True,
         key=key,
         bind="query-params",
@@ -71,12 +73,16 @@ def test_report(shown: Snapshot) -> None:
     study = shown.study
     if study.phase not in ("publish", "done") or not _has(shown, "test"):
         return
-    with st.popover("Test report", icon=":material/lock:"):
+    seen = opened(study.id) is not None
+    icon = ":material/lock_open:" if seen else ":material/lock:"
+    with st.popover("Test report", icon=icon, key=POPOVER, on_change="rerun"):
         st.markdown(
             "The test split is sealed: the search and the choice never saw it. Looking at it to "
             "choose again would spoil it, so **every reading is logged** with time and purpose."
         )
         _readings(sealed.readings(reading.database(), study.id))
+        if seen:
+            return
         st.button(
             "Open test report (logged)",
             type="primary",
@@ -97,3 +103,4 @@ def _open(study: int) -> None:
         report = sealed.final_report(reading.database(), study, purpose="opened in the dashboard")
         st.session_state[_key(study)] = report
         st.session_state[KEY] = "test"
+        st.session_state[POPOVER] = False

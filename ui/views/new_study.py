@@ -70,10 +70,10 @@ def _checked(text: str) -> StudySpec | None:
 def _show_refusal(error: SpecRefused, text: str) -> None:
     field = specs.field_of(error.where)
     line = specs.line_of(text, field) if field else specs.yaml_line(error.where)
-    place = f"Line {line}: " if line else ""
-    name = f"`{field}` " if field and "`" not in field else ""
+    place = f"**Line {line}** " if line else ""
+    name = f"`{field}`: " if field and "`" not in field else ""
     mend = f"  \n{words.plain(error.mend)}" if error.mend else ""
-    message = f"**{place}{name}**{words.plain(error.what)}{mend}"
+    message = f"{place}{name}{words.plain(error.what)}{mend}"
     st.error(message, icon=":material/error:")
     lines = text.splitlines()
     if line and line <= len(lines):

@@ -61,8 +61,9 @@ def _rows(found: Sequence[Row]) -> None:
     pages = -(-len(found) // PER_PAGE)
     page = st.number_input("Page", 1, pages, 1, width=120) if pages > 1 else 1
     titles = ("Study", "State", "Search", "Best (feasible, search split)", "Pool", "Created")
-    for column, title in zip(st.columns(WIDTHS), titles, strict=True):
-        column.caption(title)
+    with st.container(key="wide-only"):
+        for column, title in zip(st.columns(WIDTHS), titles, strict=True):
+            column.caption(title)
     for study in found[(page - 1) * PER_PAGE : page * PER_PAGE]:
         _row(study)
 

@@ -45,6 +45,13 @@ def queue_artefact(connection: Connection, trial: int) -> None:
     outbox.add(connection, "publish", [own_artefact(connection, trial)])
 
 
+def request(database: Database, study: int, number: int) -> None:
+    """Ask the workers to publish a trial, from outside of a study's own life. Raises NotFound."""
+    with database.transaction() as connection:
+        queue_artefact(connection, trial_id(connection, study, number))
+    outbox.relay(database)
+
+
 def own_artefact(connection: Connection, trial: int) -> int:
     """The id of a trial's artefact in this installation's store, queued when it was not there or
     had failed. The caller publishes it, or tells the workers to."""

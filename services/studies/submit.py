@@ -44,7 +44,7 @@ def submit(
                 mend=f"Name one of: {', '.join(pool.names)}",
             )
         suites = [registry.suite_row(connection, name) for name in spec.suites]
-        _check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
+        check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
         made = row(
             connection,
             "studies.insert",
@@ -67,8 +67,8 @@ def submit(
     return Submitted(study, created=True)
 
 
-def _check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
-    """Refuse metrics that a suite's form does not have."""
+def check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
+    """Raise SpecRefused for a metric that a suite's form (by suite name) does not have."""
     scored = [name for name, form in forms.items() if form != "text"]
     both: dict[str, Sequence[Objective | Constraint]] = {
         "objectives": spec.axes,

@@ -20,7 +20,7 @@ from services.studies.read import CandidateView
 from services.studies.record import Study
 
 # one rule for submitting and for looking before
-from services.studies.submit import _check_objectives as check_objectives
+from services.studies.submit import check_objectives
 
 #: points of a progress curve at most: more would not be seen
 CURVE_POINTS = 80

@@ -61,7 +61,7 @@ def test_a_stored_spec_reads_back_equal() -> None:
         (SMALL + "constraints: [{metric: churn}]\n", "give exactly one of max and min"),
         (SMALL + "constraints: [{metric: churn, suite: z, max: 1}]\n", "constraints.0.suite: 'z'"),
         (SMALL + "publish: {to: /tmp/x}\n", "publish.to"),
-        ("name: Bad Name\npool: p\nsuites: [a]\n", "name: .*pattern"),
+        ("name: Bad Name\npool: p\nsuites: [a]\n", "name: not a name: use a-z.*given: 'Bad Name'"),
         ("name: s\npool: p\nsuites: []\n", "suites"),
         ("name: s\npool: p\nsuites: [a, a]\n", "a suite stands twice"),
     ],

@@ -6,7 +6,7 @@ from typing import cast
 
 import streamlit as st
 
-from services import artefacts, outbox
+from services import artefacts
 from services.db import Row
 from services.studies import export, read
 from services.studies.read import CandidateView, OpenSplit
@@ -185,11 +185,7 @@ def _artefact_mark(shown: Snapshot, number: int) -> tuple[object, ...]:
 
 
 def _publish(study: int, number: int) -> None:
-    database = reading.database()
-    with database.transaction() as connection:
-        trial = artefacts.trial_id(connection, study, number)
-        artefacts.queue_artefact(connection, trial)
-    outbox.relay(database)
+    artefacts.request(reading.database(), study, number)
     st.rerun()
 
 

@@ -259,7 +259,7 @@ def spec_from_dict(data: dict[str, Any], *, where: str = "spec") -> StudySpec:
             ) from error
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "string_pattern_mismatch" and field != "publish.to":
-            message = "not a name: use a-z, 0-9, dot, dash, underscore; begin with a letter or digit"
+            message = "not a name: use a-z, 0-9, dot, dash, underscore; first a letter or digit"
         value = f" (given: {first['input']!r:.80})" if field and "input" in first else ""
         raise SpecRefused(f"{message}{value}", where=f"{where}: {field}".rstrip(": ")) from error
 

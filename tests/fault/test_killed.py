@@ -28,6 +28,17 @@ def attempts_by_suite(stack: Stack, evaluation: int) -> dict[str, int]:
     return {f["name"]: f["attempt"] for f in found}
 
 
+def tokens_of_last_attempt(stack: Stack, evaluation: int) -> tuple[int, int]:
+    """(tokens of the attempt that completed an evaluation, tokens of its longer suite)."""
+    found = stack.sql(
+        "SELECT (e.cost->>'tokens')::int AS all, (p.cost->>'tokens')::int AS long "
+        "FROM evaluation e JOIN prediction p ON p.trial_id = e.trial_id AND p.split = e.split "
+        "JOIN suite u ON u.id = p.suite_id WHERE u.name = 'long' AND e.id = %s",
+        evaluation,
+    )
+    return found[0]["all"], found[0]["long"]
+
+
 def ended_as(stack: Stack, evaluation: int) -> tuple[str, int, int]:
     """(state, attempts, forgiven ones) of an evaluation."""
     found = stack.sql("SELECT state, attempt, forgiven FROM evaluation WHERE id = %s", evaluation)
@@ -52,6 +63,8 @@ def test_engine_killed_midway(
     assert ended_as(stack, midway.evaluation) == ("complete", 2, 0)
     # the suite that was finished is not evaluated again
     assert attempts_by_suite(stack, midway.evaluation) == {"pick": 1, "long": 2}
+    spent, long = tokens_of_last_attempt(stack, midway.evaluation)
+    assert spent == long > 0
     assert midway.worker.alive
     assert_invariants(stack.database, study, stack.config)
 

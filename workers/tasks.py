@@ -5,13 +5,16 @@ Never imports torch; the evaluation itself happens in the engine's process group
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import socket
+import sys
 import threading
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import beat_embedded_init, worker_ready, worker_shutting_down
 
 from services import artefacts, evaluations
 from services.db import Database
@@ -26,6 +29,7 @@ from workers.evaluation import EngineKeeper, run_claim
 
 log = logging.getLogger(__name__)
 app = celery_app()
+PR_SET_PDEATHSIG = 1
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
 #: set when this process is told to stop: the running evaluation is given back
 stopping = threading.Event()
@@ -123,3 +127,10 @@ def _seen(queues: list[str]) -> None:
 @worker_shutting_down.connect
 def _stop(**_: Any) -> None:
     stopping.set()
+
+
+@beat_embedded_init.connect
+def _die_with_worker(**_: Any) -> None:
+    """Celery's clock is a process of its own: kill −9 of the worker would leave it ticking."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

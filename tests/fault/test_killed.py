@@ -171,8 +171,11 @@ def test_control_worker_ends(
     control = stack.of_kind("control")[0]
     study = stack.submit(quick)
     stack.wait(lambda: stack.sql("SELECT 1 FROM trial WHERE study_id = %s", study), "it has begun")
+    clock = control.children()
+    assert clock
     control.signal(number)
     control.process.wait(60)
+    stack.wait(lambda: all(map(gone, clock)), "its clock has ended", seconds=30)
     stack.start("control")
     assert stack.finished(study) == "finished"
     assert_invariants(stack.database, study, stack.config)

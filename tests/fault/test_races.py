@@ -110,6 +110,32 @@ def test_sweeps_against_late_workers(driver: Driver, assert_invariants: AssertIn
     assert_invariants(driver.database, study, driver.config)
 
 
+def test_a_late_worker_cannot_end_the_next_attempt(
+    driver: Driver, assert_invariants: AssertInvariants
+) -> None:
+    """Not even when every suite was written before its lease ran out."""
+    study = driver.submit(SPEC)
+    advance(driver.database, study)
+    old = driver.claim(driver.queued(study)[0], "old")
+    for suite_id, suite in evaluations.load_job(driver.database, old).suites:
+        found = driver.answers(old, suite)
+        evaluations.save_predictions(driver.database, old, suite_id, suite, found, {})
+    driver.sql("UPDATE evaluation SET lease_until = now() WHERE state = 'running'")
+    sweep(driver.database, driver.config)
+    new = driver.claim(old.evaluation, "new")
+    assert not evaluations.complete(driver.database, old, "0" * 64, {})
+    driver.fail(old)
+    evaluations.give_back(driver.database, old)
+    stands = driver.sql(
+        "SELECT state, attempt, worker FROM evaluation WHERE id = %s", new.evaluation
+    )
+    assert stands == [{"state": "running", "attempt": 2, "worker": "new"}]
+    # nothing is left to score, only to finish
+    assert evaluations.load_job(driver.database, new).suites == []
+    assert driver.finish(new)
+    assert_invariants(driver.database, study, driver.config)
+
+
 def test_pause_and_resume_against_claims(
     driver: Driver, assert_invariants: AssertInvariants
 ) -> None:

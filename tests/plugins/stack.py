@@ -50,9 +50,13 @@ class Worker:
         """Send a signal to the worker itself, not to its engine."""
         os.kill(self.process.pid, number)
 
+    def children(self) -> list[int]:
+        """Processes it has started: its engine, or Celery's clock."""
+        return _children(self.process.pid)
+
     def engine(self) -> int | None:
         """The process id of its engine, once that runs."""
-        for pid in _children(self.process.pid):
+        for pid in self.children():
             if "workers.engine" in _command(pid):
                 self.engines.add(pid)
                 return pid

@@ -38,7 +38,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_both_ends_agree(made: Path) -> None:
+def test_both_ends_agree(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a variable would win over the file
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"REMELT_{name.upper()}", raising=False)
     settings = Settings(_secrets_dir=made / "remelt")  # type: ignore[call-arg]
     assert settings.database_url is not None
     assert settings.broker_url is not None

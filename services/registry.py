@@ -131,9 +131,11 @@ def add_pool(
     return _store_pool(database, name, reference, read)
 
 
-def local_path(location: str, config: Settings) -> Path:
+def local_path(
+    location: str, config: Settings, progress: Callable[[int, int], None] | None = None
+) -> Path:
     """The folder of a checkpoint location, fetched into the cache when it is in S3."""
-    return fetch_checkpoint(location, config.home / "cache" / "checkpoints", config)
+    return fetch_checkpoint(location, config.home / "cache" / "checkpoints", config, progress)
 
 
 def _store_pool(

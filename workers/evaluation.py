@@ -27,14 +27,21 @@ class EngineKeeper:
         self._pool: str | None = None
 
     def with_pool(self, pool: registry.Pool, tick: Callable[..., bool]) -> Engine:
-        """The running engine with this pool resident."""
+        """The running engine with this pool resident. Raises Aborted when `tick` says stop."""
         if self._engine is not None and self._engine.alive and self._pool == pool.name:
             return self._engine
         if self._engine is None or not self._engine.alive:
             self.drop()
             self._engine = Engine(self._config, log_dir=self._config.home / "logs")
         self._pool = None
-        members = [(m.digest, registry.local_path(m.uri, self._config)) for m in pool.members]
+
+        def fetching(*_: int) -> None:
+            if not tick():
+                raise Aborted("stopped while fetching checkpoints")
+
+        members = [
+            (m.digest, registry.local_path(m.uri, self._config, fetching)) for m in pool.members
+        ]
         self._engine.load(members, pool.dtype, on_tick=tick)
         self._pool = pool.name
         return self._engine

@@ -19,7 +19,14 @@ from celery.signals import beat_embedded_init, worker_ready, worker_shutting_dow
 from services import artefacts, evaluations
 from services.db import Database
 from services.embedded import database_url
-from services.errors import BadInput, EngineFailed, NotFound, RemeltError, TrialRejected
+from services.errors import (
+    BadInput,
+    EngineFailed,
+    NotFound,
+    RemeltError,
+    TrialRejected,
+    Unavailable,
+)
 from services.queue import SWEEP_TASK, celery_app, declare_dead_letters
 from services.settings import settings
 from services.studies.advance import advance
@@ -31,6 +38,8 @@ log = logging.getLogger(__name__)
 app = celery_app()
 PR_SET_PDEATHSIG = 1
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
+#: pause before work is given back that a store or server could not serve
+OUTAGE_SECONDS = 5.0
 #: set when this process is told to stop: the running evaluation is given back
 stopping = threading.Event()
 
@@ -84,6 +93,11 @@ def evaluate_task(evaluation: int) -> None:
         if stopping.is_set():
             evaluations.give_back(database(), held)
         log.info("evaluation %s attempt %s stopped", held.evaluation, held.attempt)
+    except Unavailable as error:
+        # nothing is wrong with the trial: an outage must not use up its tries
+        log.warning("evaluation %s waits: %s", held.evaluation, error)
+        stopping.wait(OUTAGE_SECONDS)
+        evaluations.give_back(database(), held)
     except (TrialRejected, BadInput) as error:
         log.warning("evaluation %s failed for good: %s", held.evaluation, error)
         evaluations.fail(database(), held, str(error), retryable=False, config=config)

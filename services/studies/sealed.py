@@ -14,10 +14,15 @@ from services.studies.record import load_study
 def final_report(database: Database, study_id: int, *, purpose: str) -> list[CandidateView]:
     """Finalists and baselines on the test split, logged with its purpose.
 
-    Raises BadInput while the study still searches or validates.
+    Raises BadInput while the study searches or validates, and for a cancelled one.
     """
     with database.transaction() as connection:
         study = load_study(connection, study_id)
+        if study.state == "cancelled":
+            raise BadInput(
+                f"study {study_id} was cancelled, so its test split stays sealed",
+                mend="Submit it again and let it finish",
+            )
         if study.phase not in ("publish", "done"):
             raise BadInput(
                 f"the test split is sealed while study {study_id} is in its {study.phase} phase",

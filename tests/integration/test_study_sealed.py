@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.errors import BadInput
-from services.studies import read, sealed
+from services.studies import control, read, sealed
 from services.studies.advance import advance
 from services.studies.export import export_study
 
@@ -97,3 +97,10 @@ def test_other_readers_refuse_the_test_split(driver: Driver) -> None:
     table = csv.DictReader(io.StringIO(export_study(driver.database, number, "csv")))
     assert {line["split"] for line in table} == {"search"}
     assert len(sealed.readings(driver.database, number)) == 1
+
+
+def test_a_cancelled_study_stays_sealed(driver: Driver) -> None:
+    study = driver.submit(SPEC)
+    control.cancel(driver.database, study)
+    with pytest.raises(BadInput, match="was cancelled, so its test split stays sealed"):
+        sealed.final_report(driver.database, study, purpose="curiosity")

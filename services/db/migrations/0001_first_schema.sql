@@ -176,6 +176,7 @@ CREATE TABLE artefact (
     bytes bigint,
     error text,
     created_at timestamptz NOT NULL DEFAULT now(),
+    queued_at timestamptz NOT NULL DEFAULT now(),
     published_at timestamptz,
     UNIQUE (trial_id, store),
     CHECK (state <> 'published' OR (digest IS NOT NULL AND weights_digest IS NOT NULL))

@@ -37,10 +37,12 @@ WHERE state = 'publishing' AND lease_until < clock_timestamp()
 RETURNING id, state, trial_id
 
 -- name: lost
-SELECT a.id FROM artefact a
+-- Queued artefacts whose message seems gone; marked, so that each is sent again once per wait.
+UPDATE artefact a SET queued_at = clock_timestamp()
 WHERE a.state = 'queued'
-  AND a.created_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+  AND a.queued_at < clock_timestamp() - make_interval(secs => %(seconds)s)
   AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.topic = 'publish' AND o.subject = a.id)
+RETURNING a.id
 
 -- name: of_trial
 SELECT * FROM artefact WHERE trial_id = %(trial)s AND store = %(store)s

@@ -66,7 +66,7 @@ def study(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     """Register, submit, work off, read."""
     from services.cli.context import open_database
     from services.cli.processes import Group
-    from services.cli.stack import worker_command
+    from services.cli.stack import start_workers
     from services.cli.watch import watch
     from services.registry import add_pool, add_suite
     from services.settings import settings
@@ -98,8 +98,7 @@ def study(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     )
     group = Group(home / "logs")
     started = time.monotonic()
-    group.start("control", worker_command("control"))
-    group.start("evaluate", worker_command("evaluate"))
+    start_workers(group)
     try:
         number = submit(database, spec).study
         summary = watch(database, number)

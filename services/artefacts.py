@@ -16,7 +16,7 @@ from typing import Any
 
 from optim.recipe import Recipe
 from services import outbox, registry
-from services.checkpoints import Checkpoint, read_checkpoint
+from services.checkpoints import Checkpoint, belonging_files, read_checkpoint
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, IntegrityError, NotFound, RemeltError
 from services.settings import Settings, settings
@@ -148,7 +148,6 @@ def publish_artefact(
             source = row(connection, "artefacts.source", trial=held["trial_id"])
         assert source is not None
         _cast_elsewhere(source["study_id"], source["number"], out, keep)
-        checkpoint = read_checkpoint(out)
         with open_store(held["store"], config) as store:
             digest = publish_checkpoint(store, out, progress=lambda *_: keep())
         ended = _end(
@@ -156,7 +155,7 @@ def publish_artefact(
             "artefacts.published",
             digest=digest,
             weights_digest=source["weights_digest"],
-            bytes=sum(f.bytes for f in checkpoint.files.values()),
+            bytes=sum((out / name).stat().st_size for name in belonging_files(out)),
             **fence,
         )
     except (RemeltError, OSError) as error:

@@ -20,9 +20,8 @@ from services.checkpoints import Checkpoint, check_mergeable, read_checkpoint
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, IntegrityError, NotFound
 from services.settings import Settings
-from services.spec import NAME
 from services.store import fetch_checkpoint
-from services.suites import Suite, parse_suite
+from services.suites import NAME, Suite, parse_suite
 
 MAX_SUITE_BYTES = 64 * 2**20
 

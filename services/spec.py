@@ -6,7 +6,6 @@ are errors, and every message names the field, the value and the mend.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +24,6 @@ from optim.search import METHODS as SEARCHERS
 from optim.search.options import read_options
 from services.errors import SpecRefused
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,95}$")]
 Direction = Literal["maximize", "minimize"]
 #: metrics a study can ask for, and which way is better (score of a text suite: minimize)

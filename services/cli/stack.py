@@ -54,6 +54,13 @@ def worker_command(kind: str, number: int = 0) -> list[str]:
     return command
 
 
+def start_workers(group: Group, evaluate: int = 1) -> None:
+    """Start one control worker and some evaluation workers."""
+    group.start("control", worker_command("control"))
+    for index in range(evaluate):
+        group.start(f"evaluate-{index}", worker_command("evaluate", index))
+
+
 @click.command()
 @click.option("--workers", default=1, show_default=True, help="Evaluation workers.")
 @click.option("--port", default=UI_PORT, show_default=True, help="Port of the dashboard.")
@@ -62,9 +69,7 @@ def up(workers: int, port: int, no_ui: bool) -> None:
     """Start everything on this machine: servers, workers and the dashboard. Ctrl-C ends it."""
     open_database().close()
     group = Group(settings().home / "logs")
-    group.start("control", worker_command("control"))
-    for index in range(workers):
-        group.start(f"evaluate-{index}", worker_command("evaluate", index))
+    start_workers(group, workers)
     if not no_ui:
         group.start("ui", ui_command("127.0.0.1", port))
         click.echo(f"dashboard: http://127.0.0.1:{port}")
@@ -88,9 +93,7 @@ def worker(ctx: click.Context, workers: int) -> None:
         return
     open_database().close()
     group = Group(settings().home / "logs")
-    group.start("control", worker_command("control"))
-    for index in range(workers):
-        group.start(f"evaluate-{index}", worker_command("evaluate", index))
+    start_workers(group, workers)
     click.echo(f"workers run; logs: {group.logs}. Ctrl-C ends them")
     group.wait()
 

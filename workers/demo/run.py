@@ -23,7 +23,7 @@ from services.cli import front
 from services.cli.context import open_database
 from services.cli.output import progress_bar
 from services.cli.processes import Group
-from services.cli.stack import worker_command
+from services.cli.stack import start_workers
 from services.cli.watch import watch
 from services.db import Database
 from services.errors import BadInput, NotFound, RemeltError
@@ -164,8 +164,7 @@ def work_off(database: Database, config: Settings, spec: StudySpec) -> int:
     made = submit(database, spec, key=key, owner="demo")
     if read.study_summary(database, made.study)["state"] == "running":
         group = Group(config.home / "logs")
-        for kind in ("control", "evaluate"):
-            group.start(kind, worker_command(kind))
+        start_workers(group)
         try:
             started = time.monotonic()
             summary = watch(database, made.study)

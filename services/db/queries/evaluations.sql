@@ -105,13 +105,3 @@ ORDER BY e.id LIMIT 1000
 
 -- name: requeued
 UPDATE evaluation SET queued_at = clock_timestamp() WHERE id = ANY(%(ids)s) AND state = 'queued'
-
--- name: members
-SELECT m.name, m.uri, m.checkpoint_digest, c.dtype, c.files
-FROM pool_member m JOIN checkpoint c ON c.digest = m.checkpoint_digest
-WHERE m.pool_id = %(pool)s ORDER BY m.position
-
--- name: suites
-SELECT u.id, u.name, u.digest, u.form, u.settings, u.content
-FROM study_suite x JOIN suite u ON u.id = x.suite_id
-WHERE x.study_id = %(study)s ORDER BY x.position

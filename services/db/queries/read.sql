@@ -53,7 +53,3 @@ FROM worker WHERE seen_at > clock_timestamp() - interval '1 day' ORDER BY kind, 
 INSERT INTO worker (name, kind, info) VALUES (%(name)s, %(kind)s, %(info)s)
 ON CONFLICT (name) DO UPDATE SET seen_at = clock_timestamp(), kind = EXCLUDED.kind,
     info = EXCLUDED.info
-
--- name: queue_depth
-SELECT count(*) FILTER (WHERE state = 'queued') AS queued,
-       count(*) FILTER (WHERE state = 'running') AS running FROM evaluation

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -58,6 +59,9 @@ class Settings(BaseSettings):
     engine_threads: int = Field(default=1, ge=1, description="torch threads per rank on a CPU")
     engine_hang_seconds: float = Field(
         default=600, gt=0, description="engine silence after which it is killed and restarted"
+    )
+    pool_tier: Literal["auto", "device", "host", "mapped"] = Field(
+        default="auto", description="where an engine keeps its pool: auto, device, host or mapped"
     )
     batch_tokens: int = Field(
         default=8192, ge=128, description="tokens in one forward pass of an evaluation"

@@ -38,6 +38,7 @@ def main() -> None:
         compute=options.compute,
         batch_tokens=options.batch_tokens,
         parent=options.parent,
+        tier=None if options.pool_tier == "auto" else options.pool_tier,
     )
     server.serve()
 
@@ -55,6 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compute", choices=("auto", "storage", "float32"), default="auto")
     parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--pool-tier", choices=("auto", "device", "host", "mapped"), default="auto")
     return parser.parse_args()
 
 

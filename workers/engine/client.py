@@ -52,7 +52,7 @@ class Engine:
         self._numbers = itertools.count(1)
         self._pool: tuple[Any, ...] | None = None
         self._suites: set[str] = set()
-        #: what the engine said of itself: pid, device, threads, versions
+        #: what the engine said of itself: pid, device, threads, versions, where its pool lives
         self.about: dict[str, Any] = {}
 
     @property
@@ -98,8 +98,8 @@ class Engine:
         self.start(on_tick)
         self._pool = None
         request = {"op": "load", "checkpoints": wanted[1], "dtype": dtype}
-        self._ask(request, Progress(phase="load"), on_tick, None)
-        self._pool = wanted
+        done = self._ask(request, Progress(phase="load"), on_tick, None)
+        self._pool, self.about["pool"] = wanted, done.data["plan"]
 
     def evaluate(
         self,

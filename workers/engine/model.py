@@ -22,7 +22,7 @@ from services.checkpoints import Checkpoint
 from services.checkpoints.files import TOKENIZER_NAMES
 from services.errors import BadInput
 from workers.engine.encode import Encoder
-from workers.engine.resident import Layout
+from workers.engine.layout import Layout
 
 #: config keys that say nothing about what the model computes
 COSMETIC_KEYS = ("_name_or_path", "torch_dtype", "dtype", "transformers_version")

@@ -40,6 +40,7 @@ def start_group(
         *("--rank", "0", "--world", "1"),
         *("--device", config.engine_device, "--threads", str(config.engine_threads)),
         *("--compute", compute, "--batch-tokens", str(config.batch_tokens)),
+        *("--pool-tier", config.pool_tier),
     ]
     if threading.current_thread() is threading.main_thread():
         # the kernel's signal follows the death of the thread that started the engine

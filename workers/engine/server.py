@@ -29,6 +29,7 @@ from workers.engine.digest import BackgroundDigest
 from workers.engine.model import LiveModel, head_key
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
 from workers.engine.score import score_suite
+from workers.engine.tiers import Tier
 
 #: smallest pause between two progress messages
 PROGRESS_SECONDS = 0.1
@@ -57,8 +58,11 @@ class Server:
         compute: str,
         batch_tokens: int,
         parent: int,
+        tier: Tier | None = None,
     ) -> None:
         self.channel, self.device, self.compute = channel, device, compute
+        #: where the pool is to live; None: wherever it fits best
+        self.tier = tier
         cpu = device.type == "cpu"
         self.batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS) if cpu else batch_tokens
         self.parent = parent
@@ -149,9 +153,11 @@ class Server:
             [(digest, Path(path)) for digest, path in data["checkpoints"]],
             device=self.device,
             buffer_bytes_per_value=stored.itemsize + (0 if live == stored else live.itemsize),
+            tier=self.tier,
             progress=lambda done, total: self._tell("load", done, total),
         )
-        self._send("done", tier=self.pool.tier)
+        sys.stderr.write(f"pool {self.pool.plan}\n")
+        self._send("done", tier=self.pool.tier, plan=self.pool.plan)
 
     def _keep_suite(self, data: dict[str, Any]) -> None:
         suite = parse_suite(
@@ -217,7 +223,7 @@ class Server:
         if self.pool is None:
             raise BadInput("no pool is resident", where="engine", mend="Load one first")
         if recipe.parents[0] not in self.pool.parents:
-            self.pool.form_(torch.empty(0), recipe.parents, recipe.weights)
+            self.pool.form_(torch.empty(0), recipe)
         head = self.pool.parents[recipe.parents[0]].checkpoint
         stored = TORCH_DTYPES[recipe.dtype]
         if self.stored is None or self.stored.dtype != stored:
@@ -254,7 +260,7 @@ class Server:
         assert self.pool is not None
         assert self.stored is not None
         assert self.live is not None
-        self.pool.form_(self.stored, recipe.parents, recipe.weights)
+        self.pool.form_(self.stored, recipe)
         if not all_finite(self.stored):
             views = self.pool.layout.views(self.stored)
             name = next((name for name, view in views if not all_finite(view)), "?")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -102,15 +102,27 @@ def weights_digest(
     spells it, shape as 4,5) and then the hex SHA-256 of the raw little-endian bytes. `stop` is
     asked before each tensor; once it says True, InterruptedError is raised.
     """
-    whole = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+    hashes = {}
+    for name, tensor in tensors:
         if stop is not None and stop():
             raise InterruptedError("weights_digest: stopped")
-        if tensor.dtype not in DTYPE_NAMES:
-            raise ValueError(f"{name}: dtype {tensor.dtype} has no digest")
-        shape = ",".join(map(str, tensor.shape))
-        whole.update(f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n".encode())
-        whole.update(_bytes_digest(tensor).encode())
+        hashes[name] = tensor_hash(name, tensor)
+    return digest_of(hashes)
+
+
+def tensor_hash(name: str, tensor: Tensor) -> str:
+    """What one tensor adds to the weights digest. Raises ValueError for other dtypes."""
+    if tensor.dtype not in DTYPE_NAMES:
+        raise ValueError(f"{name}: dtype {tensor.dtype} has no digest")
+    shape = ",".join(map(str, tensor.shape))
+    return f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n{_bytes_digest(tensor)}"
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """The weights digest of tensors whose `tensor_hash` is known, by name."""
+    whole = hashlib.sha256()
+    for _, text in sorted(hashes.items()):
+        whole.update(text.encode())
     return whole.hexdigest()
 
 

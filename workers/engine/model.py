@@ -9,20 +9,22 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.initialization import no_init_weights
 
-from services.checkpoints import Checkpoint
+from services.checkpoints import Checkpoint, TensorInfo
 from services.checkpoints.files import TOKENIZER_NAMES
 from services.errors import BadInput
 from workers.engine.encode import Encoder
-from workers.engine.layout import Layout
+from workers.engine.group import Group
+from workers.engine.layout import Cut, Layout
+from workers.engine.parallel import Frame, choose, join, spread
 
 #: config keys that say nothing about what the model computes
 COSMETIC_KEYS = ("_name_or_path", "torch_dtype", "dtype", "transformers_version")
@@ -40,35 +42,60 @@ def head_key(checkpoint: Checkpoint) -> str:
     return json.dumps([config, files], sort_keys=True)
 
 
+def build_frame(
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    wanted: str = "auto",
+    group: Group | None = None,
+    meeting: int | None = None,
+) -> Frame:
+    """The model that the folder's config.json describes, spread over the ranks, without values.
+
+    All ranks call it together. `wanted` is the setting `engine_parallel`, `meeting` a descriptor
+    of a file that all ranks have open. Raises BadInput when transformers cannot build the model,
+    or when it cannot be spread that way.
+    """
+    group = group or Group(0, 1)
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        choice = choose(wanted, group.world, config.get_text_config().model_type)
+        model = _build(config, dtype)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _not_built(error, path) from error
+    if choice.kind != "one":
+        join(group, meeting, device)
+    return spread(model, choice, group, device)
+
+
 class LiveModel:
     """A causal language model inside DeepSpeed whose weights are whatever `flat` holds.
 
-    `flat` is a buffer in the pool's layout, of the dtype and on the device that the model computes
-    with. Raises BadInput naming tensors that are missing from the layout or are not the model's.
+    `flat` is a buffer in the pool's layout, of the dtype that the model computes with, and longer
+    than the layout by `frame.slack` values. A `frame` can be used once; without one the model is
+    built here, whole, on the device of `flat`. Raises BadInput naming tensors that are missing from
+    the layout or are not the model's.
     """
 
-    def __init__(self, head: Checkpoint, layout: Layout, flat: Tensor) -> None:
-        self.key, self.device = head_key(head), flat.device
+    def __init__(
+        self, head: Checkpoint, layout: Layout, flat: Tensor, frame: Frame | None = None
+    ) -> None:
+        frame = frame or build_frame(head.path, flat.dtype, flat.device)
+        self.head, self.key, self.device = head, head_key(head), frame.device
         self.where = str(head.path)
         try:
-            config = AutoConfig.from_pretrained(
-                head.path, local_files_only=True, trust_remote_code=False
-            )
             tokenizer = AutoTokenizer.from_pretrained(
                 head.path, local_files_only=True, trust_remote_code=False
             )
-            model = _build(config, flat.dtype)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise BadInput(
-                f"transformers cannot build it: {' '.join(str(error).split())[:300]}",
-                where=self.where,
-                mend="Check that AutoModelForCausalLM and AutoTokenizer load this folder",
-            ) from error
-        _attach(model, layout, flat, self.where)
-        self.engine = _in_deepspeed(model, flat)
+            raise _not_built(error, head.path) from error
+        model = frame.model
+        _attach(frame, head.tensors, layout, flat, self.where)
+        self.engine = frame.engine
         self.module: nn.Module = model
         self.end_tokens = _end_tokens(head, model, tokenizer)
-        text = config.get_text_config()
+        text = model.config.get_text_config()
         self.encoder = Encoder(
             tokenizer,
             limit=getattr(text, "max_position_embeddings", None),
@@ -147,33 +174,50 @@ def _build(config: Any, dtype: torch.dtype) -> Any:
     raise AssertionError("eager attention is tried last")
 
 
-def _attach(model: Any, layout: Layout, flat: Tensor, where: str) -> None:
+def _not_built(error: Exception, path: Path) -> BadInput:
+    return BadInput(
+        f"transformers cannot build it: {' '.join(str(error).split())[:300]}",
+        where=str(path),
+        mend="Check that AutoModelForCausalLM and AutoTokenizer load this folder",
+    )
+
+
+def cuts_for(frame: Frame) -> dict[str, Cut]:
+    """The frame's cuts under every name that a checkpoint may have for a tensor."""
+    prefix = f"{frame.model.base_model_prefix}."
+    return {name.removeprefix(prefix): cut for name, cut in frame.cuts.items()} | dict(frame.cuts)
+
+
+def _attach(
+    frame: Frame, tensors: Mapping[str, TensorInfo], layout: Layout, flat: Tensor, where: str
+) -> None:
     """Point every parameter and persistent buffer at its slot of `flat`."""
-    state = model.state_dict(keep_vars=True)
+    model = frame.model
     attached: set[int] = set()
     strange = []
-    for name, view in layout.views(flat):
-        target = state.get(name, state.get(f"{model.base_model_prefix}.{name}"))
-        if target is None:
+    for slot in layout.slots:
+        name = slot.name
+        if name not in frame.targets:
+            name = f"{model.base_model_prefix}.{name}"
+        if name not in frame.targets:
             patterns = model._keys_to_ignore_on_load_unexpected or ()
-            if not any(re.search(pattern, name) for pattern in patterns):
-                strange.append(name)
+            if not any(re.search(pattern, slot.name) for pattern in patterns):
+                strange.append(slot.name)
             continue
-        if target.shape != view.shape:
+        if (shape := tensors[slot.name].shape) != frame.shapes[name]:
             raise BadInput(
-                f"tensor {name!r} has shape {list(view.shape)}, config.json makes it "
-                f"{list(target.shape)}",
+                f"tensor {slot.name!r} has shape {list(shape)}, config.json makes it "
+                f"{list(frame.shapes[name])}",
                 where=where,
                 mend="Put the config.json that belongs to the weights beside them",
             )
-        if id(target) not in attached:
-            target.data = view
-            attached.add(id(target))
+        if id(frame.targets[name]) not in attached:
+            attached.update(frame.point(name, flat, slot))
     missing = [
         name
-        for name, target in state.items()
+        for name, target in frame.targets.items()
         # a buffer that no file holds keeps the value that the model's code gave it
-        if isinstance(target, nn.Parameter) and id(target) not in attached
+        if name in frame.parameters and id(target) not in attached
     ]
     for names, what in ((strange, "are not parameters of"), (missing, "are missing for")):
         if names:
@@ -184,28 +228,6 @@ def _attach(model: Any, layout: Layout, flat: Tensor, where: str) -> None:
                 mend="Save it again with save_pretrained of this transformers release; models that "
                 "fuse tensors while loading (mixtures of experts) cannot be merged yet",
             )
-
-
-def _in_deepspeed(model: Any, flat: Tensor) -> Any:
-    """DeepSpeed's inference engine around a model whose parameters stay where they are."""
-    buffers = [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    engine = deepspeed.init_inference(
-        model,
-        dtype=flat.dtype,
-        replace_with_kernel_inject=False,
-        keep_module_on_host=True,
-        max_out_tokens=2**31 - 1,
-    )
-    # DeepSpeed casts every floating buffer too: rotary frequencies would lose digits that they
-    # have when transformers loads the published checkpoint
-    for module, name, buffer in buffers:
-        module._buffers[name] = buffer.to(flat.device)
-    return engine
 
 
 def _end_tokens(head: Checkpoint, model: Any, tokenizer: Any) -> frozenset[int]:

@@ -111,12 +111,14 @@ def load_pool(
     tier: Tier | None = None,
     fused: Sequence[Sequence[str]] = (),
     cuts: Mapping[str, Cut] | None = None,
+    ranks: int = 1,
     progress: Callable[[int, int], None],
 ) -> Pool:
     """Read (digest, folder) pairs into the fastest tier that fits beside the model's own buffers.
 
     `buffer_bytes_per_value` is what the model needs per value of the layout; `tier` overrules the
-    choice; `fused` and `cuts` are those of `Layout.of`. Raises IntegrityError when a folder no
+    choice; `fused` and `cuts` are those of `Layout.of`, but cuts may name tensors that no checkpoint
+    has; `ranks` processes like this one share the machine's memory. Raises IntegrityError when a folder no
     longer holds the bytes of its digest, BadInput when the checkpoints have different tensors.
     `progress` gets (bytes done, bytes in all).
     """
@@ -131,7 +133,8 @@ def load_pool(
     for (digest, path), size in zip(checkpoints, sizes, strict=True):
         read.append(_verified(digest, path, hashed))
         done += size
-    layout = Layout.of(read[0].tensors, fused=fused, cuts=cuts)
+    here = {name: cut for name, cut in (cuts or {}).items() if name in read[0].tensors}
+    layout = Layout.of(read[0].tensors, fused=fused, cuts=here)
     for checkpoint in read[1:]:
         _check_layout(read[0], checkpoint)
     mapped = [_mapped(checkpoint) for checkpoint in read]
@@ -141,6 +144,7 @@ def load_pool(
         device,
         pool_bytes=sum(map(sum, bytes_of)),
         buffer_bytes=layout.size * buffer_bytes_per_value,
+        ranks=ranks,
         told=tier,
     )
     shared: dict[str, Tensor] = {}

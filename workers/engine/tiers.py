@@ -33,11 +33,17 @@ class Plan:
 
 
 def plan_tier(
-    device: torch.device, *, pool_bytes: int, buffer_bytes: int, told: Tier | None = None
+    device: torch.device,
+    *,
+    pool_bytes: int,
+    buffer_bytes: int,
+    ranks: int = 1,
+    told: Tier | None = None,
 ) -> Plan:
     """The fastest tier that holds `pool_bytes` beside the model's own `buffer_bytes`.
 
-    `told` overrules it. On a CPU the tier `device` is `host`, because they are one memory.
+    `ranks` processes share the machine's memory, each has a device of its own. `told` overrules the
+    choice. On a CPU the tier `device` is `host`, because they are one memory.
     """
     sizes = f"pool {_size(pool_bytes)}, model {_size(buffer_bytes)}"
     if told is not None:
@@ -49,7 +55,7 @@ def plan_tier(
         if pool_bytes + buffer_bytes <= DEVICE_SHARE * free:
             return Plan(tier="device", reason=f"{sizes} fit into {room}")
         sizes, buffer_bytes = f"{sizes} do not fit into {room}; pool", 0
-    free = available_memory()
+    free = available_memory() // ranks
     room = f"{HOST_SHARE:.0%} of {_size(free)} free in memory"
     if pool_bytes + buffer_bytes <= HOST_SHARE * free:
         return Plan(tier="host", reason=f"{sizes} fits into {room}")

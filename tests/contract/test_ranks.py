@@ -4,6 +4,7 @@ Tiny random models of several architectures, each scored by both ways to spread 
 group takes pool after pool, as it does in a worker.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from optim.merge import linear_, weights_digest
 from optim.recipe import Recipe
 from services.checkpoints import read_checkpoint
+from services.errors import BadInput, TrialRejected
 from services.settings import Settings
 from services.suites import Item, Suite
-from workers.engine.client import Engine, SuiteResult
+from workers.engine.client import Aborted, Engine, SuiteResult
 
 pytestmark = pytest.mark.timeout(300)
 LETTERS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz =."]
@@ -163,3 +165,98 @@ def test_two_ranks_find_what_one_finds(
         assert engines[kind].about["parallel"] == (one.auto if kind == "auto" else "zero3")
         assert found == digest
         check_same(alone, results)
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Path]]:
+    return write_pool(tmp_path_factory.mktemp("pool"), CASES[0].config)
+
+
+@pytest.mark.parametrize("kind", ["auto", "zero3"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_candidates_that_are_stored_narrow(
+    engines: dict[str, Engine], members: list[tuple[str, Path]], kind: str, dtype: str
+) -> None:
+    suites = make_suites()
+    digest, alone = run(engines["one"], members, suites, dtype)
+    found, results = run(engines[kind], members, suites, dtype)
+    assert found == digest
+    check_same(alone, results)
+
+
+@pytest.mark.parametrize("kind", ["auto", "zero3"])
+def test_ranks_stop_together_and_go_on(
+    engines: dict[str, Engine], members: list[tuple[str, Path]], kind: str
+) -> None:
+    engine, suites = engines[kind], make_suites()
+    digest, before = run(engine, members, suites)
+    pid, recipe = engine.pid, Recipe(parents=tuple(d for d, _ in members), weights=WEIGHTS)
+    long = [Suite(name=f"s{i}", form=s.form, items=s.items) for i, s in enumerate(suites * 60)]
+    with pytest.raises(Aborted):
+        engine.evaluate(recipe, long, None, on_tick=lambda progress: progress.phase != "score")
+    again, after = run(engine, members, suites)
+    assert again == digest
+    check_same(before, after)
+    assert engine.pid == pid
+
+
+@pytest.mark.parametrize("kind", ["auto", "zero3"])
+def test_what_one_rank_refuses_all_refuse(
+    engines: dict[str, Engine], members: list[tuple[str, Path]], kind: str, tmp_path: Path
+) -> None:
+    engine, suites = engines[kind], make_suites()
+    digest, _ = run(engine, members, suites)
+    pid = engine.pid
+    tensors = load_file(members[0][1] / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    spoilt = {}
+    # the first values are rank 0's, the last ones rank 1's: each alone finds its infinity
+    for where, row in (("first", 0), ("last", -1)):
+        folder = tmp_path / where
+        shutil.copytree(members[0][1], folder)
+        bad = tensors[name].clone()
+        bad[row] = 3e38
+        save_file(tensors | {name: bad}, folder / "model.safetensors", metadata={"format": "pt"})
+        spoilt[where] = [(read_checkpoint(folder).digest, folder)]
+    for pool in spoilt.values():
+        engine.load(pool, "float32")
+        with pytest.raises(TrialRejected, match=f"tensor '{name}' is not finite"):
+            engine.evaluate(Recipe(parents=(pool[0][0],), weights=(9.0,)), suites, None)
+        with pytest.raises(TrialRejected, match="log-likelihood is not finite"):
+            engine.evaluate(Recipe(parents=(pool[0][0],), weights=(1.0,)), suites, None)
+    with pytest.raises(BadInput, match="not in the resident pool"):
+        engine.evaluate(Recipe(parents=(members[0][0],), weights=(1.0,)), suites, None)
+    assert run(engine, members, suites)[0] == digest
+    assert engine.pid == pid
+
+
+def test_a_layout_that_cannot_be_had(
+    engines: dict[str, Engine], members: list[tuple[str, Path]], tmp_path: Path
+) -> None:
+    settings = Settings(
+        home=tmp_path, engine_device="cpu", engine_ranks=2, engine_parallel="tensor"
+    )
+    gpt2 = write_pool(tmp_path / "gpt2", CASES[-1].config)
+    with Engine(settings, log_dir=tmp_path) as engine:
+        with pytest.raises(BadInput, match="not known to compute 'gpt2' right"):
+            engine.load(gpt2, "float32")
+        engine.load(members, "float32")
+        about = engine.about
+        assert (about["ranks"], about["parallel"]) == (2, "tensor")
+        assert about["parallel_why"] == "it was asked for"
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_offloaded_to_the_host(
+    engines: dict[str, Engine], members: list[tuple[str, Path]], tmp_path: Path, ranks: int
+) -> None:
+    settings = Settings(
+        home=tmp_path, engine_device="cpu", engine_ranks=ranks, engine_parallel="zero3-offload"
+    )
+    suites = make_suites()
+    digest, alone = run(engines["one"], members, suites)
+    with Engine(settings, log_dir=tmp_path) as engine:
+        found, results = run(engine, members, suites)
+        assert engine.about["parallel"] == "zero3-offload"
+    assert found == digest
+    check_same(alone, results)

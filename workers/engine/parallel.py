@@ -71,7 +71,7 @@ class Frame:
         target = self.targets[name]
         if self.cuts.get(name) != slot.cut:
             raise AssertionError(f"{name}: the pool holds {slot.cut}, not {self.cuts.get(name)}")
-        if self.slack and name in self.cuts:
+        if self.slack and name in self.parameters:
             # the last parts are shorter than ZeRO-3's equal ones; what follows is never looked at
             target.data = flat[slot.start : slot.start + target.numel()]
             return {id(target)}
@@ -175,8 +175,10 @@ def spread(model: Any, choice: Choice, group: Group, device: torch.device) -> Fr
         cuts = _tensor_cuts(model, shapes)
     elif choice.kind != "one":
         for name in parameters:
-            cuts[name] = _flat_cut(targets[name], group.rank)
-            targets[name] = targets[name].ds_tensor
+            parameter: Any = targets[name]
+            targets[name] = parameter.ds_tensor
+            if parameter.ds_tensor.numel() < parameter.ds_numel:
+                cuts[name] = _flat_cut(parameter, group.rank)
     return Frame(
         model=model,
         engine=engine,

@@ -66,7 +66,7 @@ CASES = [
     case("opt", "opt", num_attention_heads=3, num_key_value_heads=None, ffn_dim=70),
     case("gpt2", "gpt2", auto="zero3", n_embd=48, n_layer=2, n_head=4, n_positions=64),
     # three experts, stacked in one tensor that two ranks cut through the middle of the second
-    case("mixtral", "mixtral", auto="zero3", num_local_experts=3, num_experts_per_tok=2),
+    case("mixtral", "mixtral", "zero3", intermediate_size=72, num_local_experts=3),
 ]  # fmt: skip
 
 

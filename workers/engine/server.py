@@ -278,6 +278,7 @@ class Server:
             "form": formed - started,
             "compile": compiled - formed,
             "score": scored - compiled,
+            "forward": model.forward_seconds,
             "digest": ended - scored,
             "total": ended - started,
         }

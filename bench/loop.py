@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,7 +121,7 @@ def run_study(
         stop(home / "remelt")
         shutil.rmtree(home / "remelt", ignore_errors=True)
     last = found[-trials // 2 :]
-    gaps = sorted(b["at"] - a["at"] for a, b in zip(last, last[1:], strict=False))
+    gaps = sorted(b["at"] - a["at"] for a, b in pairwise(last))
     forward = sorted(row["cost"]["phases"]["forward"] for row in last[1:])
     return {
         "wall": gaps[len(gaps) // 2],
@@ -150,7 +151,10 @@ def old_loop(
         "dtype": "float32" if "float32" in (folders[0] / "config.json").read_text() else "bfloat16",
     }
     (home / "merge.yaml").write_text(json.dumps(config))
+    # the quicker of one item and sixteen at a time, which depends on the model's size
+    batch = "16" if repeat > 1 else "1"
     command = [peers, str(PEER), str(home / "merge.yaml"), str(home / "merged")]
+    command += ["--batch-size", batch]
     done = subprocess.run(
         [*command, *map(str, files), "--repeat", str(repeat)],
         capture_output=True,

@@ -17,6 +17,8 @@ class Rows:
 
     def __init__(self, bench: str, *, threads: int = 1, device: str = "CPU only") -> None:
         self.bench, self.rows = bench, list[dict[str, Any]]()
+        #: what `bench/table.py` draws: points {x, seconds} by what x counts
+        self.curves: dict[str, list[dict[str, float]]] = {}
         self.machine = (
             f"{platform.machine()}, {os.cpu_count()} cores, {threads} thread(s), {device}"
         )
@@ -50,4 +52,5 @@ class Rows:
         """Put them into bench/results/BENCH.json, or `out`."""
         out = out or RESULTS / f"{self.bench}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(self.rows, indent=1, ensure_ascii=False) + "\n")
+        data = {"rows": self.rows, "curves": self.curves}
+        out.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")

@@ -52,8 +52,8 @@ class Engine:
         self._numbers = itertools.count(1)
         self._pool: tuple[Any, ...] | None = None
         self._suites: set[str] = set()
-        #: what the engine said of itself: pid, device, ranks, threads, versions; since it has a pool
-        #: also where that lives, and how the model is spread over the ranks and why
+        #: what the engine said of itself: pid, device, ranks, threads, versions; with a pool also
+        #: where that lives, and how the model is spread over the ranks and why
         self.about: dict[str, Any] = {}
 
     @property

@@ -86,6 +86,8 @@ class Server:
         #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
         self.live: Tensor | None = None
+        #: hashes of tensors in `stored` that the last candidates left alone
+        self.hashes: dict[str, str] = {}
 
     def serve(self) -> None:
         """Answer requests for ever; the process ends from the thread that minds its parent."""
@@ -179,6 +181,7 @@ class Server:
         """Replace the resident pool; the old one is freed first."""
         self.pool = self.model = self.stored = self.live = None
         self.work.clear()
+        self.hashes.clear()
         stored = TORCH_DTYPES[data["dtype"]]
         checkpoints = [(digest, Path(path)) for digest, path in data["checkpoints"]]
         # the model says what a rank must hold of the pool: it comes first
@@ -283,7 +286,7 @@ class Server:
         if self.group.world == 1:
             return BackgroundDigest(self.pool.layout, self.stored)
         shapes = {name: info.shape for name, info in model.head.tensors.items()}
-        return GatheredDigest(self.pool.layout, self.stored, shapes, self.group)
+        return GatheredDigest(self.pool.layout, self.stored, shapes, self.group, self.hashes)
 
     def _model_for(self, recipe: Recipe) -> LiveModel:
         """The live model, built anew only when dtype, config or tokenizer are others."""
@@ -295,6 +298,7 @@ class Server:
         stored = TORCH_DTYPES[recipe.dtype]
         if self.stored is None or self.stored.dtype != stored:
             self.model = self.stored = self.live = None
+            self.hashes.clear()
         if self.model is None or self.model.key != head_key(head):
             self.model = None
             self.model = self._new_model(head, self._new_frame(head.path, stored), stored)
@@ -338,7 +342,8 @@ class Server:
         assert self.pool is not None
         assert self.stored is not None
         assert self.live is not None
-        self.pool.form_(self.stored, recipe)
+        for slot in self.pool.form_(self.stored, recipe):
+            self.hashes.pop(slot.name, None)
         if not all_finite(self.stored):
             views = self.pool.layout.views(self.stored)
             name = next((name for name, view in views if not all_finite(view)), "?")

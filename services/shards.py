@@ -104,7 +104,8 @@ def write_shard(
     """Form and write the tensors of one file; SHA-256 (hex) of each tensor's bytes by name."""
     import torch
 
-    from optim.merge import all_finite, float32_weights
+    from optim.merge import all_finite
+    from optim.steps import float32_weights
 
     weights = float32_weights(recipe.weights)
     used = [(parent, weight) for parent, weight in zip(parents, weights, strict=True) if weight]
@@ -162,4 +163,5 @@ def _pieces(
                     where=str(path),
                     mend="Restore the file from its source",
                 )
-        yield linear_(out[:count], [b[:count] for b in buffers], [weight for _, weight in used])
+        linear_(out[:count], [b[:count] for b in buffers], [weight for _, weight in used])
+        yield out[:count]

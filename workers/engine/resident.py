@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optim.merge import linear_, sums_to_one
+from optim.merge import linear_
 from optim.recipe import Recipe
+from optim.steps import sums_to_one
 from services.checkpoints import Checkpoint, read_checkpoint
 from services.checkpoints.files import open_regular
 from services.errors import BadInput, IntegrityError

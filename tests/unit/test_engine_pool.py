@@ -137,19 +137,39 @@ def test_identical_tensors_are_kept_once_and_formed_once(folders: list[Path], ti
     for name in pool.identical:
         assert len({parent.pieces[name].data_ptr() for parent in pool.parents.values()}) == 1
     out = torch.full((pool.layout.size,), torch.nan)
-    assert pool.form_(out, recipe(pool, 0.1, 0.2, 0.7)) == pool.layout.slots
+    assert pool.form_(out, recipe(pool, 0.1, 0.2, 0.7)).written == pool.layout.slots
     views, file = dict(pool.layout.views(out)), load_file(folders[0] / "model.safetensors")
     # 0.1 x + 0.2 x + 0.7 x is not x in every float32: frozen tensors stay what they are
     assert all(torch.equal(views[name], file[name]) for name in pool.identical)
     again = pool.form_(out, recipe(pool, 0.4, 0.4, 0.2))
-    assert {slot.name for slot in again} == {s.name for s in pool.layout.slots} - pool.identical
+    assert {slot.name for slot in again.written} == {
+        s.name for s in pool.layout.slots
+    } - pool.identical
     # where the weights do not sum to 1 they change after all, and have to come back
-    assert pool.form_(out, recipe(pool, 0.5, 0.5, 0.5)) == pool.layout.slots
+    assert pool.form_(out, recipe(pool, 0.5, 0.5, 0.5)).written == pool.layout.slots
     assert all(not torch.equal(views[name], file[name]) for name in pool.identical)
-    assert pool.form_(out, recipe(pool, 1.0, 0.0, 0.0)) == pool.layout.slots
+    assert pool.form_(out, recipe(pool, 1.0, 0.0, 0.0)).written == pool.layout.slots
     assert all(torch.equal(view, file[name]) for name, view in views.items())
     # another buffer holds nothing yet
-    assert pool.form_(torch.empty_like(out), recipe(pool, 1.0, 0.0, 0.0)) == pool.layout.slots
+    assert (
+        pool.form_(torch.empty_like(out), recipe(pool, 1.0, 0.0, 0.0)).written == pool.layout.slots
+    )
+
+
+def test_a_frozen_tensor_that_overflows_is_seen_each_time(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    copies = []
+    for folder in folders:
+        shutil.copytree(folder, tmp_path / folder.name)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], 1e6)
+        save_file(tensors, tmp_path / folder.name / "model.safetensors", metadata={"format": "pt"})
+        copies.append(tmp_path / folder.name)
+    pool = load(copies)
+    out = torch.empty(pool.layout.size, dtype=torch.float16)
+    for _ in range(2):
+        assert pool.form_(out, recipe(pool, 0.1, 0.2, 0.7)).infinite == "model.norm.weight"
 
 
 def test_a_mapped_pool_is_the_files_themselves(folders: list[Path]) -> None:

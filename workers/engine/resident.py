@@ -44,6 +44,16 @@ class Parent:
     pieces: Mapping[str, Tensor] = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Formed:
+    """What one call of `Pool.form_` did to its buffer."""
+
+    #: the slots that were written; the others hold what they held
+    written: tuple[Slot, ...]
+    #: the first tensor that is not finite in the buffer's dtype
+    infinite: str | None
+
+
 class Pool:
     """Checkpoints by digest, in one layout, on one tier."""
 
@@ -66,32 +76,30 @@ class Pool:
         #: identical tensors that the buffer `_formed` holds as they are in the checkpoints
         self._held: set[str] = set()
 
-    def form_(self, out: Tensor, recipe: Recipe) -> tuple[Slot, ...]:
-        """Write the candidate into the flat buffer `out`; the slots that were written.
+    def form_(self, out: Tensor, recipe: Recipe) -> Formed:
+        """Write the candidate into the flat buffer `out`, all of it but what it holds already.
 
-        The others hold a tensor that is identical in all checkpoints since an earlier call with
-        the same buffer, so nobody else may write to it. BadInput for unknown parents.
+        That is a tensor that is identical in all checkpoints, written by an earlier call with the
+        same buffer: nobody else may write to it. Raises BadInput for unknown parents.
         """
         parents = self._parents(recipe)
         if self._formed is None or self._formed() is not out:
             self._formed, self._held = weakref.ref(out), set()
-        weights = recipe.weights
-        constant = sums_to_one(weights)
-        written = []
+        written, infinite = [], None
         for slot in self.layout.slots:
-            same = constant and slot.name in self.identical
+            weights = recipe.weights
+            same = slot.name in self.identical and sums_to_one(weights)
             if same and slot.name in self._held:
                 continue
-            written.append(slot)
             pieces = [parent.pieces[slot.name] for parent in parents]
-            piece = out[slot.start : slot.start + slot.count]
             if same:
-                linear_(piece, pieces[:1], (1.0,))
-                self._held.add(slot.name)
-            else:
-                self._held.discard(slot.name)
-                linear_(piece, pieces, weights)
-        return tuple(written)
+                pieces, weights = pieces[:1], (1.0,)
+            written.append(slot)
+            finite = linear_(out[slot.start : slot.start + slot.count], pieces, weights)
+            if not finite:
+                infinite = infinite or slot.name
+            (self._held.add if same and finite else self._held.discard)(slot.name)
+        return Formed(written=tuple(written), infinite=infinite)
 
     def _parents(self, recipe: Recipe) -> list[Parent]:
         for digest in recipe.parents:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim.merge import all_finite
 from optim.recipe import Recipe
 from services.errors import BadInput, RemeltError, TrialRejected
 from services.suites import Item, Suite, parse_suite
@@ -76,6 +75,8 @@ class Server:
         #: the candidate in the recipe's dtype, and in the dtype that the model computes with
         self.stored: Tensor | None = None
         self.live: Tensor | None = None
+        #: SHA-256 of the tensors that `stored` holds, by name, as far as they are known
+        self.hashes: dict[str, str] = {}
 
     def serve(self) -> None:
         """Answer requests for ever; the process ends from the thread that hears the channel."""
@@ -197,7 +198,7 @@ class Server:
         formed = time.monotonic()
         assert self.pool is not None
         assert self.stored is not None
-        digest = BackgroundDigest(self.pool.layout, self.stored)
+        digest = BackgroundDigest(self.pool.layout, self.stored, self.hashes)
         try:
             tokens = self._score(model, [name for name, _ in data["suites"]], work)
             scored = time.monotonic()
@@ -230,6 +231,7 @@ class Server:
             self.model, self.live = None, None
             self.stored = torch.zeros(self.pool.layout.size, dtype=stored, device=self.device)
             live = self._live_dtype(stored)
+            self.hashes.clear()
             same = live == stored
             self.live = self.stored if same else torch.zeros_like(self.stored, dtype=live)
         assert self.live is not None
@@ -260,17 +262,19 @@ class Server:
         assert self.pool is not None
         assert self.stored is not None
         assert self.live is not None
-        self.pool.form_(self.stored, recipe)
-        if not all_finite(self.stored):
-            views = self.pool.layout.views(self.stored)
-            name = next((name for name, view in views if not all_finite(view)), "?")
+        formed = self.pool.form_(self.stored, recipe)
+        for slot in formed.written:
+            self.hashes.pop(slot.name, None)
+        if self.live is not self.stored:
+            for slot in formed.written:
+                part = slice(slot.start, slot.start + slot.count)
+                self.live[part].copy_(self.stored[part])
+        if formed.infinite:
             raise TrialRejected(
-                f"tensor {name!r} is not finite in {recipe.dtype} after merging",
+                f"tensor {formed.infinite!r} is not finite in {recipe.dtype} after merging",
                 where="recipe",
                 mend="Use smaller weights, or a dtype with a larger range",
             )
-        if self.live is not self.stored:
-            self.live.copy_(self.stored)
 
     def _score(self, model: LiveModel, names: list[str], work: list[Work]) -> int:
         """Score suite after suite, sending each as it is finished; tokens through the model."""

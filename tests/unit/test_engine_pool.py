@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from optim.recipe import Recipe
+from optim.recipe import Group, Recipe
 from services.checkpoints import read_checkpoint
 from services.checkpoints.headers import TensorInfo
+from services.errors import BadInput
 from workers.engine import tiers
 from workers.engine.layout import ALIGNMENT, Cut, Layout
 from workers.engine.resident import Pool, load_pool
@@ -127,6 +128,61 @@ def test_a_rank_forms_its_part_of_what_one_rank_forms(folders: list[Path], tier:
     for name, view in pool.layout.views(out):
         assert torch.equal(view, cuts[name].take(expected[name])), name
     assert pool.identical == whole.identical
+
+
+def test_groups_and_columns_hold_on_every_rank(folders: list[Path]) -> None:
+    whole = load(folders)
+    generator = torch.Generator().manual_seed(1)
+    by_name = {slot.name: slot for slot in whole.layout.slots}
+    columns = {
+        name: torch.randn(3, by_name[name].shape[-1], generator=generator).tolist()
+        for name in by_name
+        if "down_proj" in name or "norm" in name
+    }
+    made = Recipe(
+        parents=tuple(whole.parents),
+        weights=(0.5, 0.75, -0.25),
+        groups=(Group(layers=(1, 1), kinds=("attention",), weights=(0, 0, 1)),),
+        columns=columns,
+    )
+    full = torch.empty(whole.layout.size)
+    whole.form_(full, made)
+    files = [load_file(folder / "model.safetensors") for folder in folders]
+    expected = dict(whole.layout.views(full))
+    for name, view in expected.items():
+        if name in columns:
+            plain = sum(
+                torch.tensor(row) * file[name]
+                for row, file in zip(columns[name], files, strict=True)
+            )
+            assert torch.allclose(view, plain, atol=1e-6), name
+        elif ".layers.1.self_attn." in name:
+            assert torch.equal(view, files[2][name])
+    for kind in range(3):
+        cuts = {
+            slot.name: (
+                Cut(axis=len(slot.shape) - 1, ranges=((1, 3), (5, slot.shape[-1]))),
+                Cut(axis=0, ranges=((1, slot.shape[0]),)),
+                Cut(axis=None, ranges=((3, slot.count - 1),)),
+            )[kind]
+            for slot in whole.layout.slots
+        }
+        part = load(folders, cuts=cuts)
+        out = torch.empty(part.layout.size)
+        part.form_(out, made)
+        for name, view in part.layout.views(out):
+            assert torch.equal(view, cuts[name].take(expected[name])), (kind, name)
+
+
+def test_columns_that_do_not_fit_the_pool(folders: list[Path]) -> None:
+    pool = load(folders)
+    made = Recipe(
+        parents=tuple(pool.parents),
+        weights=(1, 0, 0),
+        columns={"model.norm.weight": ((1.0,), (0.0,), (0.0,))},
+    )
+    with pytest.raises(BadInput, match=r"1 coefficients, but its last axis has"):
+        pool.form_(torch.empty(pool.layout.size), made)
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from optim.merge import linear_
 from optim.recipe import Recipe
-from optim.steps import sums_to_one
+from optim.steps import linear_columns_, sums_to_one
 from services.checkpoints import Checkpoint, read_checkpoint
 from services.checkpoints.files import open_regular
 from services.errors import BadInput, IntegrityError
@@ -87,15 +87,20 @@ class Pool:
             self._formed, self._held = weakref.ref(out), set()
         written, infinite = [], None
         for slot in self.layout.slots:
-            weights = recipe.weights
-            same = slot.name in self.identical and sums_to_one(weights)
+            weights = recipe.weights_of(slot.name)
+            plain = slot.name not in recipe.columns
+            same = plain and slot.name in self.identical and sums_to_one(weights)
             if same and slot.name in self._held:
                 continue
             pieces = [parent.pieces[slot.name] for parent in parents]
+            piece = out[slot.start : slot.start + slot.count]
             if same:
-                pieces, weights = pieces[:1], (1.0,)
+                finite = linear_(piece, pieces[:1], (1.0,))
+            elif plain:
+                finite = linear_(piece, pieces, weights)
+            else:
+                finite = _by_columns(slot, piece, pieces, recipe.columns[slot.name])
             written.append(slot)
-            finite = linear_(out[slot.start : slot.start + slot.count], pieces, weights)
             if not finite:
                 infinite = infinite or slot.name
             (self._held.add if same and finite else self._held.discard)(slot.name)
@@ -109,7 +114,19 @@ class Pool:
                     where="recipe",
                     mend="Load the pool that the recipe was made for",
                 )
+        try:
+            recipe.check_tensors({slot.name: slot.whole for slot in self.layout.slots})
+        except ValueError as error:
+            raise BadInput(str(error), mend="Give one coefficient for every column") from error
         return [self.parents[digest] for digest in recipe.parents]
+
+
+def _by_columns(
+    slot: Slot, piece: Tensor, pieces: Sequence[Tensor], rows: Sequence[Sequence[float]]
+) -> bool:
+    weights = slot.columns(torch.tensor(rows, dtype=torch.float32))
+    shape = (-1, weights.shape[1])
+    return linear_columns_(piece.view(shape), [p.view(shape) for p in pieces], weights)
 
 
 def load_pool(

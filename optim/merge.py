@@ -170,13 +170,6 @@ def _form_in_one_pass(
     return finite
 
 
-@torch.inference_mode()
-def all_finite(flat: Tensor, *, chunk: int | None = None) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; looks at `chunk` values at a time."""
-    size = chunk or (CPU_CHUNK if flat.device.type == "cpu" else GPU_CHUNK)
-    return all(bool(piece.isfinite().all()) for piece in flat.reshape(-1).split(size))
-
-
 def weights_digest(
     tensors: Iterable[tuple[str, Tensor]],
     *,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optim import kernel, merge
-from optim.merge import all_finite, linear_, linear_many_, weights_digest
+from optim.merge import linear_, linear_many_, weights_digest
 from optim.steps import float32_weights, linear_columns_, sums_to_one
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -281,14 +281,6 @@ def test_parents_that_cannot_be_merged(parent: torch.Tensor, word: str) -> None:
 
 def test_weights_are_rounded_to_float32() -> None:
     assert float32_weights([0.1]) == [float(np.float32(0.1))]
-
-
-def test_all_finite() -> None:
-    flat = torch.zeros(10, dtype=torch.bfloat16)
-    assert all_finite(flat, chunk=3)
-    for value in (torch.nan, torch.inf, -torch.inf):
-        flat[9] = value
-        assert not all_finite(flat, chunk=3)
 
 
 def test_digest_is_the_one_the_contract_spells_out() -> None:

@@ -6,8 +6,6 @@ tensor that is the same in all of them is kept once, and formed once.
 
 from __future__ import annotations
 
-import mmap
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +19,8 @@ from optim.merge import linear_
 from optim.recipe import Recipe
 from optim.steps import linear_columns_, sums_to_one
 from services.checkpoints import Checkpoint, read_checkpoint
-from services.checkpoints.files import open_regular
 from services.errors import BadInput, IntegrityError
+from services.mapped import map_tensors
 from workers.engine.layout import ALIGNMENT, Cut, Layout, Slot
 from workers.engine.tiers import Tier, plan_tier
 
@@ -31,7 +29,6 @@ TORCH_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-FILE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 #: bytes of two files compared at a time
 COMPARE_BYTES = 2**20
 
@@ -160,7 +157,7 @@ def load_pool(
     layout = Layout.of(read[0].tensors, fused=fused, cuts=cuts)
     for checkpoint in read[1:]:
         _check_layout(read[0], checkpoint)
-    mapped = [_mapped(checkpoint) for checkpoint in read]
+    mapped = [map_tensors(checkpoint) for checkpoint in read]
     identical = _identical(mapped)
     bytes_of = _piece_bytes(layout, mapped, identical)
     plan = plan_tier(
@@ -201,25 +198,6 @@ def _check_layout(first: Checkpoint, other: Checkpoint) -> None:
             where=str(other.path),
             mend="Only checkpoints of one architecture can be merged",
         )
-
-
-def _mapped(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Every whole tensor, in its shape, over read-only pages that all processes share."""
-    files: dict[str, Tensor] = {}
-    tensors = {}
-    for info in checkpoint.tensors.values():
-        if info.file not in files:
-            with open_regular(checkpoint.path / info.file) as file:
-                pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-            with warnings.catch_warnings():
-                # nothing writes to a parent
-                warnings.filterwarnings("ignore", message="The given buffer is not writable")
-                files[info.file] = torch.frombuffer(pages, dtype=torch.uint8)
-        raw, dtype = files[info.file][info.start : info.end], FILE_DTYPES[info.dtype]
-        # a view needs an aligned start, which the format does not promise
-        aligned = info.start % dtype.itemsize == 0
-        tensors[info.name] = (raw if aligned else raw.clone()).view(dtype).view(info.shape)
-    return tensors
 
 
 def _identical(mapped: Sequence[Mapping[str, Tensor]]) -> frozenset[str]:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from optim.merge import digest_of, tensor_hash
+from optim.merge import bytes_digest, weights_digest
 from workers.engine.group import Group
 from workers.engine.layout import Cut, Layout, Slot
 
@@ -30,8 +30,8 @@ class GatheredDigest:
         group: Group,
         known: dict[str, str],
     ) -> None:
-        """`known` holds the hashes of tensors that have not changed, on rank 0; on the others
-        the same names. It is filled up once all are known."""
+        """`known` has the SHA-256 of tensors that have not changed since an earlier digest, by name
+        (on other ranks than 0: only the names); it gets those of the others once all are known."""
         self._layout, self._stored, self._shapes, self._group = layout, stored, shapes, group
         self._known = known
 
@@ -51,10 +51,18 @@ class GatheredDigest:
                 if whole is not None:
                     if last is not None:
                         last.result()  # at most two tensors at a time
-                    last = hashes[slot.name] = hasher.submit(tensor_hash, slot.name, whole)
+                    last = hashes[slot.name] = hasher.submit(bytes_digest, whole)
         self._known.update({slot.name: "" for slot in new})
         self._known.update({name: found.result() for name, found in hashes.items()})
-        return digest_of(self._known) if self._group.rank == 0 else ""
+        if self._group.rank > 0:
+            return ""
+        # every hash is known: only names, dtypes and shapes are looked at
+        shapes = ((slot.name, self._shapes[slot.name]) for slot in self._layout.slots)
+        dtype = self._stored.dtype
+        return weights_digest(
+            ((name, torch.empty(shape, dtype=dtype, device="meta")) for name, shape in shapes),
+            known=self._known,
+        )
 
     def stop(self) -> None:
         """Nothing runs beside the ranks' main threads."""

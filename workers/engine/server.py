@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim.merge import all_finite
 from optim.recipe import Recipe
 from services.checkpoints import Checkpoint
 from services.errors import BadInput, RemeltError, TrialRejected
@@ -86,7 +85,7 @@ class Server:
         #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
         self.live: Tensor | None = None
-        #: hashes of tensors in `stored` that the last candidates left alone
+        #: SHA-256 of the tensors that `stored` holds, by name, as far as they are known
         self.hashes: dict[str, str] = {}
 
     def serve(self) -> None:
@@ -284,7 +283,7 @@ class Server:
         assert self.pool is not None
         assert self.stored is not None
         if self.group.world == 1:
-            return BackgroundDigest(self.pool.layout, self.stored)
+            return BackgroundDigest(self.pool.layout, self.stored, self.hashes)
         shapes = {name: info.shape for name, info in model.head.tensors.items()}
         return GatheredDigest(self.pool.layout, self.stored, shapes, self.group, self.hashes)
 
@@ -342,18 +341,19 @@ class Server:
         assert self.pool is not None
         assert self.stored is not None
         assert self.live is not None
-        for slot in self.pool.form_(self.stored, recipe):
+        formed = self.pool.form_(self.stored, recipe)
+        for slot in formed.written:
             self.hashes.pop(slot.name, None)
-        if not all_finite(self.stored):
-            views = self.pool.layout.views(self.stored)
-            name = next((name for name, view in views if not all_finite(view)), "?")
+        if self.live.dtype != self.stored.dtype:
+            for slot in formed.written:
+                part = slice(slot.start, slot.start + slot.count)
+                self.live[part].copy_(self.stored[part])
+        if formed.infinite:
             raise TrialRejected(
-                f"tensor {name!r} is not finite in {recipe.dtype} after merging",
+                f"tensor {formed.infinite!r} is not finite in {recipe.dtype} after merging",
                 where="recipe",
                 mend="Use smaller weights, or a dtype with a larger range",
             )
-        if self.live.dtype != self.stored.dtype:
-            self.live[: len(self.stored)].copy_(self.stored)
 
     def _score(self, model: LiveModel, names: list[str], work: list[Work]) -> int:
         """Score suite after suite, sending each as it is finished; tokens through the model."""

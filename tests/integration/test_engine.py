@@ -29,7 +29,7 @@ NAMES = ("now", "left", "right", "far")
 
 
 def make_engine(folder: Path, **more: object) -> Engine:
-    return Engine(Settings(home=folder, engine_device="cpu", **more), log_dir=folder)  # type: ignore[arg-type]
+    return Engine(Settings(**{"home": folder, "engine_device": "cpu", **more}), log_dir=folder)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -404,6 +404,14 @@ def test_no_engine_outlives_its_worker(tmp_path: Path, started_in: str) -> None:
         parent.wait()
     psutil.wait_procs([child], timeout=4)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_are_not_there(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, engine_device="cuda", engine_ranks=2)
+    with pytest.raises(BadInput, match="2 ranks need as many GPUs, this machine has 0"):
+        engine.start()
+    assert not engine.alive
 
 
 def test_an_engine_that_cannot_start_says_where_its_log_is(

@@ -140,8 +140,17 @@ class Server:
         os._exit(0)
 
     def _begin(self) -> None:
-        self.group.collect("ready")
+        self.group.agreed(self._check_device)
         self._send("done", about=self._about())
+
+    def _check_device(self) -> None:
+        found = torch.cuda.device_count()
+        if self.device.type == "cuda" and found < self.group.world:
+            raise BadInput(
+                f"{self.group.world} ranks need as many GPUs, this machine has {found}",
+                where="settings",
+                mend="Change REMELT_ENGINE_RANKS or REMELT_ENGINE_DEVICE",
+            )
 
     def _answer(self, data: dict[str, Any]) -> None:
         if data["op"] == "load":

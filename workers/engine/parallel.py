@@ -124,7 +124,9 @@ def join(group: Group, meeting: int | None, device: torch.device) -> None:
         "RANK": str(group.rank),
         "LOCAL_RANK": str(group.rank),
         "WORLD_SIZE": str(group.world),
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        # one machine: no other one has to reach them
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
     }
     if device.type == "cuda":
         torch.cuda.set_device(device)

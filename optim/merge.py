@@ -1,132 +1,205 @@
 """Forming a candidate: Σ w_i θ_i over flat tensors, and the digest of the result.
 
 The arithmetic is fixed to the bit so that the same recipe gives the same bytes on every device and
-with every number of threads. Never touches files and never allocates more than two chunks.
+with every number of threads. Never touches files and never allocates more than a few chunks.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from optim.steps import CPU_CHUNK, GPU_CHUNK, Terms, form_by_steps, terms_of
+
+if TYPE_CHECKING:
+    from optim.kernel import Form
+
 #: as safetensors spells them; only these can be merged
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-#: values formed at a time: small enough for a CPU's cache, large enough to feed a GPU
-CPU_CHUNK, GPU_CHUNK = 2**18, 2**26
-#: how far from 1 a sum of float32 weights may be that is 1 in exact arithmetic
-SUM_TOLERANCE = 1e-6
+#: dtypes that the compiled kernel reads and writes, and how many values it takes in one step
+COMPILED_DTYPES, STEP = frozenset({torch.float32, torch.bfloat16}), 64
+#: values that the parents of several candidates may have in a CPU's cache together
+CACHE_VALUES = 2**18
+#: threads share no piece of memory that is smaller than this
+ALIGNED_VALUES = 2**12
+#: values below which starting another thread costs more than it saves
+THREAD_VALUES = 2**18
 #: bytes hashed at a time
 DIGEST_CHUNK_BYTES = 2**26
 
-
-def float32_weights(weights: Sequence[float]) -> list[float]:
-    """The weights as they are used: rounded to float32. Raises ValueError when none is left."""
-    with np.errstate(over="ignore", under="ignore"):
-        rounded = [float(np.float32(weight)) for weight in weights]
-    if not all(map(math.isfinite, rounded)):
-        raise ValueError(f"weights: not finite in float32: {list(weights)}")
-    if not any(rounded):
-        raise ValueError(f"weights: all zero in float32: {list(weights)}")
-    return rounded
+log = logging.getLogger(__name__)
 
 
-def sums_to_one(weights: Sequence[float]) -> bool:
-    """Whether the weights as used sum to 1, up to the roundings of their float32 values."""
-    return abs(math.fsum(float32_weights(weights)) - 1) <= SUM_TOLERANCE
-
-
-@torch.inference_mode()
 def linear_(
     out: Tensor, parents: Sequence[Tensor], weights: Sequence[float], *, chunk: int | None = None
-) -> Tensor:
-    """Write Σ w_i θ_i into `out` (1-D; float32, bfloat16 or float16) and return it.
+) -> bool:
+    """Write Σ w_i θ_i into `out` (1-D; float32, bfloat16 or float16); whether all of it is finite.
 
     `parents` are 1-D of the same length, of any of these dtypes, on any device. Parents whose
     weight is 0 in float32 are skipped; acc = fl32(w_0·x_0), then acc = fl32(acc + fl32(w_i·x_i)) in
     the order of the parents: product and sum are rounded separately, because a fused multiply-add
     would make the bytes depend on the device. Where the weights sum to 1 (`sums_to_one`) and the
-    parents that are not skipped hold the same bits in an element, the result is that value: what
-    is the same everywhere stays as it is. At the end one round-to-nearest-even to `out.dtype`. A
-    one-hot weight returns its parent bit for bit, -0.0 included. `chunk` (values formed at a time)
-    never changes the result. Raises ValueError when the parts do not fit together.
+    parents that are not skipped hold the same value in an element, bit for bit, the result is that
+    value: what is the same everywhere stays as it is. At the end one round-to-nearest-even to
+    `out.dtype`. A one-hot weight returns its parent bit for bit, -0.0 included. `chunk` (values
+    formed at a time) never changes the result. Raises ValueError when the parts do not fit.
     """
-    _check_parts(out, parents, weights)
-    terms = [
-        (weight, parent)
-        for weight, parent in zip(float32_weights(weights), parents, strict=True)
-        if weight != 0
-    ]
-    exact = sums_to_one(weights)
-    size = chunk or (CPU_CHUNK if out.device.type == "cpu" else GPU_CHUNK)
-    for start in range(0, out.numel(), size):
-        part = slice(start, min(start + size, out.numel()))
-        first = terms[0][1][part].to(out.device, torch.float32, copy=True)
-        acc, same = first * terms[0][0], torch.ones_like(first, dtype=torch.bool)
-        for weight, parent in terms[1:]:
-            term = parent[part].to(out.device, torch.float32, copy=True)
-            if exact:
-                same &= term.view(torch.int32) == first.view(torch.int32)
-            acc.add_(term.mul_(weight))
-        out[part].copy_(torch.where(same, first, acc) if exact else acc)
-    return out
+    return linear_many_([out], parents, [weights], chunk=chunk)[0]
 
 
-def _check_parts(out: Tensor, parents: Sequence[Tensor], weights: Sequence[float]) -> None:
-    if not parents or len(parents) != len(weights):
-        raise ValueError(f"weights: {len(weights)} for {len(parents)} parents")
-    for name, tensor in [("out", out), *((f"parents[{i}]", p) for i, p in enumerate(parents))]:
-        if tensor.dtype not in DTYPE_NAMES:
-            raise ValueError(f"{name}: dtype {tensor.dtype} cannot be merged")
-        if tensor.dim() != 1 or tensor.numel() != out.numel():
-            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, expected ({out.numel()},)")
+def linear_many_(
+    outs: Sequence[Tensor],
+    parents: Sequence[Tensor],
+    weights: Sequence[Sequence[float]],
+    *,
+    chunk: int | None = None,
+) -> list[bool]:
+    """`linear_` for several candidates [L] at once, `weights` [L][N]: every chunk is read once.
+
+    The outs are of one dtype and on one device. Gives the bytes that L calls would give.
+    """
+    _check_parts(outs, parents, weights)
+    rows = [terms_of(tuple(row)) for row in weights]
+    count = outs[0].numel()
+    if not _compiles(outs[0], parents):
+        steps = CPU_CHUNK if outs[0].device.type == "cpu" else GPU_CHUNK
+        return form_by_steps(outs, parents, rows, slice(0, count), chunk or steps)
+    if chunk is None:
+        # one pass of a single candidate uses no cache, so it needs no chunks
+        chunk = count if len(outs) == 1 else CACHE_VALUES // len(parents)
+
+    def share(part: slice) -> list[bool]:
+        return _form_in_one_pass(outs, parents, rows, part, chunk)
+
+    shares = _shares(count, torch.get_num_threads())
+    found = [share(shares[0])] if len(shares) == 1 else _executor().map(share, shares)
+    return [all(finite) for finite in zip(*found, strict=True)]
 
 
-@torch.inference_mode()
-def all_finite(flat: Tensor, *, chunk: int | None = None) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; looks at `chunk` values at a time."""
-    size = chunk or (CPU_CHUNK if flat.device.type == "cpu" else GPU_CHUNK)
-    return all(bool(piece.isfinite().all()) for piece in flat.reshape(-1).split(size))
+def _check_parts(
+    outs: Sequence[Tensor], parents: Sequence[Tensor], weights: Sequence[Sequence[float]]
+) -> None:
+    if not outs or len(outs) != len(weights):
+        raise ValueError(f"weights: {len(weights)} rows for {len(outs)} candidates")
+    if unfit := [len(row) for row in weights if not parents or len(row) != len(parents)]:
+        raise ValueError(f"weights: {unfit[0]} for {len(parents)} parents")
+    count = outs[0].numel()
+    for name, tensors in (("out", outs), ("parents", parents)):
+        for i, tensor in enumerate(tensors):
+            if tensor.dtype not in DTYPE_NAMES:
+                raise ValueError(f"{name}[{i}]: dtype {tensor.dtype} cannot be merged")
+            if tensor.dim() != 1 or tensor.numel() != count:
+                raise ValueError(f"{name}[{i}]: shape {tuple(tensor.shape)}, expected ({count},)")
+    if len({(out.dtype, out.device) for out in outs}) != 1:
+        raise ValueError("out: candidates formed at once have one dtype and one device")
+
+
+def _shares(count: int, threads: int) -> list[slice]:
+    """The values of each thread, on bounds that share no cache line."""
+    if count < THREAD_VALUES:
+        threads = 1
+    share = max(-(-count // (threads * ALIGNED_VALUES)) * ALIGNED_VALUES, 1)
+    starts = range(0, max(count, 1), share)
+    return [slice(start, min(start + share, count)) for start in starts]
+
+
+@cache
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="merge")
+
+
+@cache
+def _form_function() -> Callable[[str, str, int], Form] | None:
+    """That of `optim.kernel`, or None where LLVM cannot be used: then everything goes by steps."""
+    try:
+        from optim.kernel import form_function
+
+        form_function("F32", "F32", 1)
+    except (ImportError, OSError, RuntimeError) as error:
+        log.warning("merging without the compiled kernel, several times slower: %s", error)
+        return None
+    return form_function
+
+
+def _compiles(out: Tensor, parents: Sequence[Tensor]) -> bool:
+    return (
+        len({parent.dtype for parent in parents}) == 1
+        and {out.dtype, parents[0].dtype} <= COMPILED_DTYPES
+        and all(t.device.type == "cpu" and t.is_contiguous() for t in (out, *parents))
+        and _form_function() is not None
+    )
+
+
+def _form_in_one_pass(
+    outs: Sequence[Tensor],
+    parents: Sequence[Tensor],
+    rows: Sequence[Terms],
+    part: slice,
+    chunk: int,
+) -> list[bool]:
+    """The values in `part` by compiled code; what is left of its last step goes by torch."""
+    form_function = _form_function()
+    assert form_function is not None
+    width, out_width = parents[0].element_size(), outs[0].element_size()
+    names = DTYPE_NAMES[parents[0].dtype], DTYPE_NAMES[outs[0].dtype]
+    chunk, whole = max(chunk // STEP, 1) * STEP, (part.stop - part.start) // STEP * STEP
+    calls = []
+    for out, row in zip(outs, rows, strict=True):
+        sources = np.array([parents[i].data_ptr() for i in row.used], np.int64)
+        weights = np.array(row.weights, np.float32)
+        calls.append((form_function(*names, len(row.used)), out.data_ptr(), sources, weights, row))
+    finite, end = [True] * len(outs), part.start + whole
+    for start in range(part.start, end, chunk):
+        steps = min(chunk, end - start) // STEP
+        for number, (form, target, sources, weights, row) in enumerate(calls):
+            here = sources + start * width
+            at, weights_at = here.ctypes.data, weights.ctypes.data
+            bad = form(target + start * out_width, at, weights_at, steps, row.keeps)
+            finite[number] &= not bad
+    if end < part.stop:
+        rest = form_by_steps(outs, parents, rows, slice(end, part.stop), STEP)
+        finite = [a and b for a, b in zip(finite, rest, strict=True)]
+    return finite
 
 
 def weights_digest(
-    tensors: Iterable[tuple[str, Tensor]], *, stop: Callable[[], bool] | None = None
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    stop: Callable[[], bool] | None = None,
+    known: MutableMapping[str, str] | None = None,
 ) -> str:
     """SHA-256 (hex) that names the weights of a model: equal digests, equal tensors.
 
     Over the tensors in sorted name order: the line "name\\0dtype\\0shape\\n" (dtype as safetensors
     spells it, shape as 4,5) and then the hex SHA-256 of the raw little-endian bytes. `stop` is
-    asked before each tensor; once it says True, InterruptedError is raised.
+    asked before each tensor; once it says True, InterruptedError is raised. `known` has the SHA-256
+    of tensors that need not be read again, and gets those of the others.
     """
-    hashes = {}
-    for name, tensor in tensors:
+    known = {} if known is None else known
+    whole = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         if stop is not None and stop():
             raise InterruptedError("weights_digest: stopped")
-        hashes[name] = tensor_hash(name, tensor)
-    return digest_of(hashes)
-
-
-def tensor_hash(name: str, tensor: Tensor) -> str:
-    """What one tensor adds to the weights digest. Raises ValueError for other dtypes."""
-    if tensor.dtype not in DTYPE_NAMES:
-        raise ValueError(f"{name}: dtype {tensor.dtype} has no digest")
-    shape = ",".join(map(str, tensor.shape))
-    return f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n{_bytes_digest(tensor)}"
-
-
-def digest_of(hashes: Mapping[str, str]) -> str:
-    """The weights digest of tensors whose `tensor_hash` is known, by name."""
-    whole = hashlib.sha256()
-    for _, text in sorted(hashes.items()):
-        whole.update(text.encode())
+        if tensor.dtype not in DTYPE_NAMES:
+            raise ValueError(f"{name}: dtype {tensor.dtype} has no digest")
+        shape = ",".join(map(str, tensor.shape))
+        whole.update(f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n".encode())
+        if name not in known:
+            known[name] = bytes_digest(tensor)
+        whole.update(known[name].encode())
     return whole.hexdigest()
 
 
-def _bytes_digest(tensor: Tensor) -> str:
+def bytes_digest(tensor: Tensor) -> str:
+    """SHA-256 (hex) of a tensor's raw little-endian bytes."""
     one = hashlib.sha256()
     flat = tensor.detach().reshape(-1)
     for piece in flat.split(DIGEST_CHUNK_BYTES // flat.element_size()):

@@ -32,6 +32,9 @@ from services.checkpoints.files import (
     INDEX_NAME,
     MANIFEST_NAME,
     TOKENIZER_NAMES,
+    belonging_files,
+    files_digest,
+    read_json,
 )
 from services.errors import BadInput, IntegrityError
 from services.model_card import model_card
@@ -61,37 +64,90 @@ def cast(
     progress: Progress | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     free_bytes: FreeBytes = disk_free_bytes,
+    read_back: bool = True,
 ) -> Checkpoint:
-    """Write the candidate of `recipe` to the new folder `out` and return it, read back and checked.
+    """Write the candidate of `recipe` to the new folder `out` and return it.
 
     `parents` are in the recipe's order; configuration and tokenizer come from the first one. `card`
-    is described in `services.model_card`. `progress` gets (bytes formed and verified, twice the
-    bytes of the weights).
+    is described in `services.model_card`. `progress` gets (bytes formed and verified, bytes of
+    both). Without `read_back` the hashes are those of the bytes as they were written: nothing is
+    flushed to the disk or read again, and the parents are taken as they were read.
 
     Raises IntegrityError when the tensors do not have `weights_digest` or a parent's files changed,
     TrialRejected when a value overflows, BadInput when the parents are not the recipe's or `out` is
     in use, Unavailable when the disk is full.
     """
-    _check_parents(recipe, parents, verify_weights=weights_digest is None)
+    verify = read_back and weights_digest is None
+    _check_parents(recipe, parents, verify_weights=verify)
     shards = plan_shards(parents[0].tensors, FILE_DTYPES[recipe.dtype], max_shard_bytes)
     size = sum(tensor.end - tensor.start for shard in shards for tensor in shard.tensors)
-    tick = counter(progress, 2 * size)
+    tick = counter(progress, 2 * size if read_back else size)
     check_space(Path(out).parent, size, free_bytes)
     with disk_errors(str(out)), _appearing(Path(out)) as folder:
         hashes: dict[str, str] = {}
+        written: dict[str, FileInfo] = {}
         for shard in shards:
-            hashes |= write_shard(folder / shard.name, shard, recipe, parents, tick)
-        found = combine_digest(shards, hashes)
-        if weights_digest is not None and found != weights_digest:
+            found, written[shard.name] = write_shard(
+                folder / shard.name, shard, recipe, parents, tick
+            )
+            hashes |= found
+        weights = combine_digest(shards, hashes)
+        if weights_digest is not None and weights != weights_digest:
             raise IntegrityError(
-                f"its tensors have digest {found[:12]}…, but {weights_digest[:12]}… was evaluated",
+                f"its tensors have digest {weights[:12]}…, but {weights_digest[:12]}… was "
+                "evaluated",
                 where=f"recipe {recipe.digest[:12]}…",
                 mend="A parent changed or is not the one evaluated; restore it, or evaluate again",
             )
         _write_rest(folder, recipe, parents[0], shards)
-        made = read_checkpoint(folder, progress=_second_half(progress, size))
-        _write_records(folder, recipe, made, found, card)
+        if read_back:
+            made = _read_back(folder, written, _second_half(progress, size))
+        else:
+            made = _as_written(folder, written, recipe, parents[0], shards)
+        _write_records(folder, recipe, made, weights, card)
     return replace(made, path=Path(out))
+
+
+def _read_back(
+    folder: Path, written: Mapping[str, FileInfo], progress: Progress | None
+) -> Checkpoint:
+    """The checkpoint as it is on the disk; its weights must be the bytes that were written."""
+    for name in written:
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+    made = read_checkpoint(folder, progress=progress)
+    for name, info in written.items():
+        if made.files[name] != info:
+            raise IntegrityError(
+                f"reads as SHA-256 {made.files[name].sha256[:12]}…, written was "
+                f"{info.sha256[:12]}…",
+                where=str(folder / name),
+                mend="Check the disk, and cast again",
+            )
+    return made
+
+
+def _as_written(
+    folder: Path,
+    written: Mapping[str, FileInfo],
+    recipe: Recipe,
+    first: Checkpoint,
+    shards: Sequence[Shard],
+) -> Checkpoint:
+    """What `_read_back` would find."""
+    names = [name for name in belonging_files(folder) if name not in written]
+    files = {**written, **{name: hash_file(folder / name) for name in names}}
+    files = dict(sorted(files.items()))
+    tensors = {tensor.name: tensor for shard in shards for tensor in shard.tensors}
+    return replace(
+        first,
+        path=folder,
+        files=files,
+        digest=files_digest(files),
+        tensors=dict(sorted(tensors.items())),
+        config=read_json(folder / "config.json"),
+        dtype=recipe.dtype,
+    )
 
 
 def _second_half(progress: Progress | None, size: int) -> Progress | None:
@@ -108,9 +164,13 @@ def _check_parents(recipe: Recipe, parents: Sequence[Checkpoint], *, verify_weig
             mend="Give the checkpoints whose digests the recipe lists",
         )
     check_mergeable([(str(parent.path), parent) for parent in parents])
-    for parent, weight in zip(parents, recipe.weights, strict=True):
-        if verify_weights and weight:
-            verify_digest(parent.path, parent.files)
+    try:
+        recipe.check_tensors({t.name: t.shape for t in parents[0].tensors.values()})
+    except ValueError as error:
+        raise BadInput(str(error), mend="Give one coefficient for every column") from error
+    if verify_weights:
+        for number in recipe.used(parents[0].tensors):
+            verify_digest(parents[number].path, parents[number].files)
 
 
 def _write_rest(folder: Path, recipe: Recipe, first: Checkpoint, shards: Sequence[Shard]) -> None:

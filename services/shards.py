@@ -1,32 +1,32 @@
 """Forming a candidate's tensors piece by piece, straight into safetensors files.
 
-The arithmetic is the engine's (`optim.merge`); what is in memory is one piece of every parent and
-one of the result, however large the model is. Imports torch inside its functions only.
+The arithmetic is the engine's (`optim.merge`). Parents are mapped, so what is in memory is a few
+pieces of the result, however large the model is. Imports torch inside its functions only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from optim.recipe import Recipe
-from services.checkpoints import Checkpoint, TensorInfo
-from services.checkpoints.files import open_regular
+from services.checkpoints import Checkpoint, FileInfo, TensorInfo
 from services.checkpoints.headers import FLOAT_BYTES
-from services.errors import IntegrityError, TrialRejected
+from services.errors import TrialRejected
+from services.mapped import map_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: values of one tensor formed at a time
-PIECE_VALUES = 2**20
+PIECE_VALUES = 2**21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,66 +100,93 @@ def write_shard(
     recipe: Recipe,
     parents: Sequence[Checkpoint],
     tick: Callable[[int], None],
-) -> dict[str, str]:
-    """Form and write the tensors of one file; SHA-256 (hex) of each tensor's bytes by name."""
-    import torch
+) -> tuple[dict[str, str], FileInfo]:
+    """Form and write the tensors of one file, hashing what is written in two more threads.
 
-    from optim.merge import all_finite, float32_weights
-
-    weights = float32_weights(recipe.weights)
-    used = [(parent, weight) for parent, weight in zip(parents, weights, strict=True) if weight]
-    hashes = {}
-    with path.open("xb") as file, ExitStack() as stack:
+    Gives the SHA-256 (hex) of each tensor's bytes by name, and that of the file. The file is not
+    flushed to the disk. `tick` is told the bytes of each piece.
+    """
+    used = recipe.used(tensor.name for tensor in shard.tensors)
+    mapped = {number: map_tensors(parents[number]) for number in used}
+    digests, whole = {t.name: hashlib.sha256() for t in shard.tensors}, hashlib.sha256(shard.header)
+    size = len(shard.header)
+    with path.open("xb") as file, _thread() as by_tensor, _thread() as by_file:
         file.write(shard.header)
-        opened: dict[Path, IO[bytes]] = {}
+        pieces = _Pieces(recipe.dtype)
         for tensor in shard.tensors:
-            digest = hashlib.sha256()
-            for piece in _pieces(tensor, used, recipe.dtype, opened, stack):
-                if not all_finite(piece):
-                    raise TrialRejected(
-                        f"tensor {tensor.name!r} overflows {recipe.dtype}",
-                        where=f"recipe {recipe.digest[:12]}…",
-                        mend="Use smaller weights or a wider dtype",
-                    )
-                raw = piece.view(torch.uint8).numpy().data
-                digest.update(raw)
+            sources = {number: tensors[tensor.name] for number, tensors in mapped.items()}
+            for raw in pieces.formed(tensor, recipe, sources):
+                pieces.busy(
+                    by_tensor.submit(digests[tensor.name].update, raw),
+                    by_file.submit(whole.update, raw),
+                )
                 file.write(raw)
+                size += len(raw)
                 tick(len(raw))
-            hashes[tensor.name] = digest.hexdigest()
-        file.flush()
-        os.fsync(file.fileno())
-    return hashes
+    hashes = {name: digest.hexdigest() for name, digest in digests.items()}
+    return hashes, FileInfo(sha256=whole.hexdigest(), bytes=size)
 
 
-def _pieces(
-    tensor: TensorInfo,
-    used: Sequence[tuple[Checkpoint, float]],
-    dtype: str,
-    opened: dict[Path, IO[bytes]],
-    stack: ExitStack,
-) -> Iterator[Tensor]:
-    """The merged tensor as 1-D pieces in order; a piece lives until the next one is asked for."""
+def _thread() -> ThreadPoolExecutor:
+    """One thread, which does what it is given in order and is waited for at the end."""
+    return ThreadPoolExecutor(1, thread_name_prefix="hash")
+
+
+class _Pieces:
+    """A few buffers in turn: a piece is hashed while the next ones are formed."""
+
+    def __init__(self, dtype: str) -> None:
+        import torch
+
+        self._buffers = [torch.empty(PIECE_VALUES, dtype=getattr(torch, dtype)) for _ in range(4)]
+        self._waiting: deque[tuple[Future[None], ...]] = deque()
+
+    def busy(self, *tasks: Future[None]) -> None:
+        """The piece given last may be written again when these are done."""
+        self._waiting.append(tasks)
+
+    def formed(
+        self, tensor: TensorInfo, recipe: Recipe, sources: Mapping[int, Tensor]
+    ) -> Iterator[memoryview[int]]:
+        """The merged tensor as pieces of bytes, in order; `sources` are parents by their number."""
+        import torch
+
+        columns = recipe.columns.get(tensor.name)
+        # whole rows, where every column has a weight of its own
+        row = tensor.shape[-1] if columns and tensor.shape else 1
+        values = max(PIECE_VALUES // row, 1) * row
+        flat = {number: source.reshape(-1) for number, source in sources.items()}
+        for start in range(0, tensor.count, values):
+            stop = min(start + values, tensor.count)
+            while len(self._waiting) >= len(self._buffers):
+                for task in self._waiting.popleft():
+                    task.result()
+            self._buffers.append(self._buffers.pop(0))
+            if self._buffers[-1].numel() < stop - start:
+                self._buffers[-1] = torch.empty(values, dtype=self._buffers[-1].dtype)
+            out = self._buffers[-1][: stop - start]
+            parts = {number: source[start:stop] for number, source in flat.items()}
+            if not _form(out, parts, recipe, tensor, row):
+                raise TrialRejected(
+                    f"tensor {tensor.name!r} overflows {recipe.dtype}",
+                    where=f"recipe {recipe.digest[:12]}…",
+                    mend="Use smaller weights or a wider dtype",
+                )
+            yield out.view(torch.uint8).numpy().data
+
+
+def _form(
+    out: Tensor, parts: Mapping[int, Tensor], recipe: Recipe, tensor: TensorInfo, row: int
+) -> bool:
     import torch
 
     from optim.merge import linear_
+    from optim.steps import linear_columns_
 
-    kinds = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    out = torch.empty(min(PIECE_VALUES, tensor.count), dtype=getattr(torch, dtype))
-    sources = [(parent, parent.tensors[tensor.name]) for parent, _ in used]
-    buffers = [torch.empty(out.numel(), dtype=kinds[info.dtype]) for _, info in sources]
-    for start in range(0, tensor.count, PIECE_VALUES):
-        count = min(PIECE_VALUES, tensor.count - start)
-        for (parent, info), buffer in zip(sources, buffers, strict=True):
-            path = parent.path / info.file
-            if path not in opened:
-                opened[path] = stack.enter_context(open_regular(path))
-            file, size = opened[path], FLOAT_BYTES[info.dtype]
-            file.seek(info.start + start * size)
-            view = buffer[:count].view(torch.uint8).numpy().data
-            if file.readinto(view) != count * size:  # type: ignore[attr-defined]
-                raise IntegrityError(
-                    f"tensor {tensor.name!r} is cut short",
-                    where=str(path),
-                    mend="Restore the file from its source",
-                )
-        yield linear_(out[:count], [b[:count] for b in buffers], [weight for _, weight in used])
+    columns = recipe.columns.get(tensor.name)
+    if columns:
+        rows = torch.tensor([columns[number] for number in parts], dtype=torch.float32)
+        shaped = [part.view(-1, row) for part in parts.values()]
+        return linear_columns_(out.view(-1, row), shaped, rows)
+    weights = recipe.weights_of(tensor.name)
+    return linear_(out, list(parts.values()), [weights[number] for number in parts])

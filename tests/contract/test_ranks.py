@@ -262,3 +262,30 @@ def test_offloaded_to_the_host(
         assert engine.about["parallel"] == "zero3-offload"
     assert found == digest
     check_same(alone, results)
+
+
+@pytest.mark.parametrize("kind", ["auto", "zero3"])
+def test_tensors_that_are_the_same_in_all_parents(
+    engines: dict[str, Engine], members: list[tuple[str, Path]], kind: str, tmp_path: Path
+) -> None:
+    """They are gathered and hashed once, and again when a recipe has changed them."""
+    frozen = load_file(members[0][1] / "model.safetensors")
+    pool = [members[0]]
+    for number, (_, folder) in enumerate(members[1:]):
+        tensors = load_file(folder / "model.safetensors")
+        kept = {name: t for name, t in frozen.items() if "layers.1" not in name}
+        shutil.copytree(folder, tmp_path / str(number))
+        save_file(
+            tensors | kept, tmp_path / f"{number}/model.safetensors", metadata={"format": "pt"}
+        )
+        pool.append((read_checkpoint(tmp_path / str(number)).digest, tmp_path / str(number)))
+    suites = make_suites()[:1]
+    for engine in (engines["one"], engines[kind]):
+        engine.load(pool, "float32")
+        assert "0 of" not in engine.about["pool"]
+    for weights in ((0.5, 0.3, 0.2), (0.1, 0.2, 0.7), (0.9, 0.9, 0.9), (0.5, 0.3, 0.2)):
+        recipe = Recipe(parents=tuple(digest for digest, _ in pool), weights=weights)
+        digests = {
+            engines[name].evaluate(recipe, suites, None).weights_digest for name in ("one", kind)
+        }
+        assert len(digests) == 1

@@ -29,7 +29,7 @@ NAMES = ("now", "left", "right", "far")
 
 
 def make_engine(folder: Path, **more: object) -> Engine:
-    return Engine(Settings(home=folder, engine_device="cpu", **more), log_dir=folder)  # type: ignore[arg-type]
+    return Engine(Settings(**{"home": folder, "engine_device": "cpu", **more}), log_dir=folder)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,46 @@ def test_the_digest_is_that_of_the_merged_tensors(
         linear_(flat, [file[name].flatten() for file in files], weights)
         merged[name] = flat.view(tensor.shape)
     assert found == weights_digest(merged.items())
+
+
+def test_frozen_tensors_come_through_every_kind_of_neighbour(
+    engine: Engine, members: list[tuple[str, Path]], suites: list[Suite], tmp_path: Path
+) -> None:
+    """They are written, hashed and widened once, as long as nothing changes them."""
+    frozen = load_file(members[0][1] / "model.safetensors")
+    folders = []
+    for digest, folder in members:
+        copy = copy_with(
+            folder,
+            tmp_path / digest,
+            lambda tensors: tensors.update(
+                {k: v for k, v in frozen.items() if ".layers.0." in k or "norm" in k}
+            ),
+        )
+        folders.append(copy)
+    files = [load_file(folder / "model.safetensors") for _, folder in folders]
+    engine.load(folders, "bfloat16")
+    rejected = recipe_of(folders, 1e38, 1e38, 1e38, 1e38, dtype="bfloat16")
+    for weights in ((0.1, 0.2, 0.3, 0.4), (0.4, 0.4, 0.1, 0.1), (0.5, 0.5, 0.5, 0), (0, 0, 0, 1)):
+        found, results = run(engine, recipe_of(folders, *weights, dtype="bfloat16"), suites)
+        merged = {}
+        for name, tensor in files[0].items():
+            flat = torch.empty(tensor.numel(), dtype=torch.bfloat16)
+            linear_(flat, [file[name].flatten() for file in files], weights)
+            merged[name] = flat.view(tensor.shape)
+        assert found == weights_digest(merged.items())
+        with pytest.raises(TrialRejected):
+            run(engine, rejected, suites[:1])
+    alone = tmp_path / "alone"
+    shutil.copytree(folders[3][1], alone)
+    save_file(merged, alone / "model.safetensors", metadata={"format": "pt"})
+    pair = (read_checkpoint(alone).digest, alone)
+    engine.load([pair], "bfloat16")
+    assert "mapped" in engine.about["pool"] or "host" in engine.about["pool"]
+    again, expected = run(engine, Recipe.one_hot((pair[0],), 0, "bfloat16"), suites)
+    assert again == found
+    for name in results:
+        assert np.array_equal(results[name].margins, expected[name].margins)
 
 
 def test_results_do_not_depend_on_what_ran_before(
@@ -364,6 +404,14 @@ def test_no_engine_outlives_its_worker(tmp_path: Path, started_in: str) -> None:
         parent.wait()
     psutil.wait_procs([child], timeout=4)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_are_not_there(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, engine_device="cuda", engine_ranks=2)
+    with pytest.raises(BadInput, match="2 ranks need as many GPUs, this machine has 0"):
+        engine.start()
+    assert not engine.alive
 
 
 def test_an_engine_that_cannot_start_says_where_its_log_is(

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from optim.recipe import Recipe
+from optim.recipe import Group, Recipe
 from services.checkpoints import read_checkpoint
 from services.checkpoints.headers import TensorInfo
+from services.errors import BadInput
 from workers.engine import tiers
 from workers.engine.layout import ALIGNMENT, Cut, Layout
 from workers.engine.resident import Pool, load_pool
@@ -129,6 +130,61 @@ def test_a_rank_forms_its_part_of_what_one_rank_forms(folders: list[Path], tier:
     assert pool.identical == whole.identical
 
 
+def test_groups_and_columns_hold_on_every_rank(folders: list[Path]) -> None:
+    whole = load(folders)
+    generator = torch.Generator().manual_seed(1)
+    by_name = {slot.name: slot for slot in whole.layout.slots}
+    columns = {
+        name: torch.randn(3, by_name[name].shape[-1], generator=generator).tolist()
+        for name in by_name
+        if "down_proj" in name or "norm" in name
+    }
+    made = Recipe(
+        parents=tuple(whole.parents),
+        weights=(0.5, 0.75, -0.25),
+        groups=(Group(layers=(1, 1), kinds=("attention",), weights=(0, 0, 1)),),
+        columns=columns,
+    )
+    full = torch.empty(whole.layout.size)
+    whole.form_(full, made)
+    files = [load_file(folder / "model.safetensors") for folder in folders]
+    expected = dict(whole.layout.views(full))
+    for name, view in expected.items():
+        if name in columns:
+            plain = sum(
+                torch.tensor(row) * file[name]
+                for row, file in zip(columns[name], files, strict=True)
+            )
+            assert torch.allclose(view, plain, atol=1e-6), name
+        elif ".layers.1.self_attn." in name:
+            assert torch.equal(view, files[2][name])
+    for kind in range(3):
+        cuts = {
+            slot.name: (
+                Cut(axis=len(slot.shape) - 1, ranges=((1, 3), (5, slot.shape[-1]))),
+                Cut(axis=0, ranges=((1, slot.shape[0]),)),
+                Cut(axis=None, ranges=((3, slot.count - 1),)),
+            )[kind]
+            for slot in whole.layout.slots
+        }
+        part = load(folders, cuts=cuts)
+        out = torch.empty(part.layout.size)
+        part.form_(out, made)
+        for name, view in part.layout.views(out):
+            assert torch.equal(view, cuts[name].take(expected[name])), (kind, name)
+
+
+def test_columns_that_do_not_fit_the_pool(folders: list[Path]) -> None:
+    pool = load(folders)
+    made = Recipe(
+        parents=tuple(pool.parents),
+        weights=(1, 0, 0),
+        columns={"model.norm.weight": ((1.0,), (0.0,), (0.0,))},
+    )
+    with pytest.raises(BadInput, match=r"1 coefficients, but its last axis has"):
+        pool.form_(torch.empty(pool.layout.size), made)
+
+
 @pytest.mark.parametrize("tier", TIERS)
 def test_identical_tensors_are_kept_once_and_formed_once(folders: list[Path], tier: Tier) -> None:
     pool = load(folders, tier=tier)
@@ -137,19 +193,39 @@ def test_identical_tensors_are_kept_once_and_formed_once(folders: list[Path], ti
     for name in pool.identical:
         assert len({parent.pieces[name].data_ptr() for parent in pool.parents.values()}) == 1
     out = torch.full((pool.layout.size,), torch.nan)
-    assert pool.form_(out, recipe(pool, 0.1, 0.2, 0.7)) == pool.layout.slots
+    assert pool.form_(out, recipe(pool, 0.1, 0.2, 0.7)).written == pool.layout.slots
     views, file = dict(pool.layout.views(out)), load_file(folders[0] / "model.safetensors")
     # 0.1 x + 0.2 x + 0.7 x is not x in every float32: frozen tensors stay what they are
     assert all(torch.equal(views[name], file[name]) for name in pool.identical)
     again = pool.form_(out, recipe(pool, 0.4, 0.4, 0.2))
-    assert {slot.name for slot in again} == {s.name for s in pool.layout.slots} - pool.identical
+    assert {slot.name for slot in again.written} == {
+        s.name for s in pool.layout.slots
+    } - pool.identical
     # where the weights do not sum to 1 they change after all, and have to come back
-    assert pool.form_(out, recipe(pool, 0.5, 0.5, 0.5)) == pool.layout.slots
+    assert pool.form_(out, recipe(pool, 0.5, 0.5, 0.5)).written == pool.layout.slots
     assert all(not torch.equal(views[name], file[name]) for name in pool.identical)
-    assert pool.form_(out, recipe(pool, 1.0, 0.0, 0.0)) == pool.layout.slots
+    assert pool.form_(out, recipe(pool, 1.0, 0.0, 0.0)).written == pool.layout.slots
     assert all(torch.equal(view, file[name]) for name, view in views.items())
     # another buffer holds nothing yet
-    assert pool.form_(torch.empty_like(out), recipe(pool, 1.0, 0.0, 0.0)) == pool.layout.slots
+    assert (
+        pool.form_(torch.empty_like(out), recipe(pool, 1.0, 0.0, 0.0)).written == pool.layout.slots
+    )
+
+
+def test_a_frozen_tensor_that_overflows_is_seen_each_time(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    copies = []
+    for folder in folders:
+        shutil.copytree(folder, tmp_path / folder.name)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], 1e6)
+        save_file(tensors, tmp_path / folder.name / "model.safetensors", metadata={"format": "pt"})
+        copies.append(tmp_path / folder.name)
+    pool = load(copies)
+    out = torch.empty(pool.layout.size, dtype=torch.float16)
+    for _ in range(2):
+        assert pool.form_(out, recipe(pool, 0.1, 0.2, 0.7)).infinite == "model.norm.weight"
 
 
 def test_a_mapped_pool_is_the_files_themselves(folders: list[Path]) -> None:

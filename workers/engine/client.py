@@ -17,7 +17,7 @@ from typing import Any
 
 from optim.recipe import Recipe
 from services import errors
-from services.errors import EngineFailed, RemeltError
+from services.errors import BadInput, EngineFailed, RemeltError
 from services.settings import Settings
 from services.suites import Split, Suite
 from workers.engine.channel import Channel, ChannelClosed, Message
@@ -73,7 +73,11 @@ class Engine:
         self.kill()
         self._pool, self._suites = None, set()
         self._process, self._channel = start_group(self._settings, self._compute, self.log_path)
-        done = self._wait(0, Progress(phase="start"), on_tick, None)
+        try:
+            done = self._wait(0, Progress(phase="start"), on_tick, None)
+        except BadInput:
+            self.kill()
+            raise
         self.about = done.data["about"]
 
     def load(

@@ -7,7 +7,7 @@ written again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 from torch import Tensor
 
@@ -19,16 +19,20 @@ TICK_SECONDS = 0.1
 
 
 class BackgroundDigest:
-    """The weights digest, worked out beside the scoring: hashing holds no lock."""
+    """The weights digest, worked out beside the scoring: hashing holds no lock.
 
-    def __init__(self, layout: Layout, stored: Tensor) -> None:
+    `known` has the SHA-256 of tensors that have not changed since an earlier digest; it gets those
+    of the others, each as soon as it is known.
+    """
+
+    def __init__(self, layout: Layout, stored: Tensor, known: MutableMapping[str, str]) -> None:
         self._stopped, self._found = threading.Event(), ""
         self._error: Exception | None = None
 
         def work() -> None:
             try:
                 views = layout.views(stored)
-                self._found = weights_digest(views, stop=self._stopped.is_set)
+                self._found = weights_digest(views, stop=self._stopped.is_set, known=known)
             except InterruptedError:
                 pass
             except Exception as error:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from optim.merge import digest_of, tensor_hash
+from optim.merge import bytes_digest, weights_digest
 from workers.engine.group import Group
 from workers.engine.layout import Cut, Layout, Slot
 
@@ -28,26 +28,41 @@ class GatheredDigest:
         stored: Tensor,
         shapes: Mapping[str, tuple[int, ...]],
         group: Group,
+        known: dict[str, str],
     ) -> None:
+        """`known` has the SHA-256 of tensors that have not changed since an earlier digest, by name
+        (on other ranks than 0: only the names); it gets those of the others once all are known."""
         self._layout, self._stored, self._shapes, self._group = layout, stored, shapes, group
+        self._known = known
 
     def result(self, tick: Callable[[], None]) -> str:
         """The digest on rank 0, an empty string on the others; all ranks call it together.
 
-        `tick` is called once per tensor, on every rank.
+        `tick` is called once for every tensor that is not known, on every rank.
         """
-        cuts = self._cuts()
+        cuts, ranks = self._cuts(), _host_group()
+        new = [slot for slot in self._layout.slots if slot.name not in self._known]
         hashes: dict[str, Future[str]] = {}
         with ThreadPoolExecutor(1, thread_name_prefix="digest") as hasher:
             last: Future[str] | None = None
-            for slot in self._layout.slots:
+            for slot in new:
                 tick()
-                whole = self._whole(slot, cuts)
+                whole = self._whole(slot, cuts, ranks)
                 if whole is not None:
                     if last is not None:
                         last.result()  # at most two tensors at a time
-                    last = hashes[slot.name] = hasher.submit(tensor_hash, slot.name, whole)
-        return digest_of({name: found.result() for name, found in hashes.items()})
+                    last = hashes[slot.name] = hasher.submit(bytes_digest, whole)
+        self._known.update({slot.name: "" for slot in new})
+        self._known.update({name: found.result() for name, found in hashes.items()})
+        if self._group.rank > 0:
+            return ""
+        # every hash is known: only names, dtypes and shapes are looked at
+        shapes = ((slot.name, self._shapes[slot.name]) for slot in self._layout.slots)
+        dtype = self._stored.dtype
+        return weights_digest(
+            ((name, torch.empty(shape, dtype=dtype, device="meta")) for name, shape in shapes),
+            known=self._known,
+        )
 
     def stop(self) -> None:
         """Nothing runs beside the ranks' main threads."""
@@ -63,14 +78,16 @@ class GatheredDigest:
             for cuts in self._group.collect(mine)
         ]
 
-    def _whole(self, slot: Slot, cuts: list[dict[str, Cut]]) -> Tensor | None:
+    def _whole(
+        self, slot: Slot, cuts: list[dict[str, Cut]], ranks: dist.ProcessGroup | None
+    ) -> Tensor | None:
         """The whole tensor on the CPU of rank 0; the others send their parts."""
         part = self._stored[slot.start : slot.start + slot.count].view(slot.shape)
         if slot.cut is None:
             return part if self._group.rank == 0 else None
         if self._group.rank > 0:
             if slot.count:
-                dist.send(_bytes(part), 0, group=_host_group())
+                dist.send(_bytes(part), 0, group=ranks)
             return None
         shape = self._shapes[slot.name]
         whole = torch.empty(shape, dtype=self._stored.dtype)
@@ -79,7 +96,7 @@ class GatheredDigest:
             cut = cuts[rank][slot.name]
             part = torch.empty(cut.shape(shape), dtype=whole.dtype)
             if part.numel():
-                dist.recv(_bytes(part), rank, group=_host_group())
+                dist.recv(_bytes(part), rank, group=ranks)
                 put(whole, cut, part)
         return whole
 
@@ -100,6 +117,5 @@ def _bytes(part: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _host_group() -> dist.ProcessGroup | None:
-    """Ranks that exchange host memory; all of them make it at the same time, at the first tensor
-    that is cut."""
+    """The ranks as they exchange host memory; all of them make it at the same time."""
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")

@@ -57,12 +57,28 @@ class Slot:
     shape: tuple[int, ...]
     start: int
     count: int
+    #: shape of the whole tensor
+    whole: tuple[int, ...]
     #: None: all of the tensor is held
     cut: Cut | None = None
 
     def take(self, whole: Tensor) -> Tensor:
         """The held part of the whole tensor, as 1-D values without gaps."""
         return (whole if self.cut is None else self.cut.take(whole)).reshape(-1)
+
+    def columns(self, weights: Tensor) -> Tensor:
+        """Weights [N, C] of the whole tensor's columns as those [N, c] of the part held here.
+
+        c is the length of the part's rows: the 1-D values, viewed as [-1, c], match.
+        """
+        if self.cut is None:
+            return weights
+        if self.cut.axis is None:
+            held = [torch.arange(start, stop) for start, stop in self.cut.ranges]
+            return weights[:, torch.cat(held) % weights.shape[1]]
+        if self.cut.axis == len(self.whole) - 1:
+            return Cut(axis=1, ranges=self.cut.ranges).take(weights)
+        return weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +116,9 @@ class Layout:
                 whole, cut = tensors[name].shape, cuts.get(name)
                 shape = whole if cut is None else cut.shape(whole)
                 count = math.prod(shape)
-                slots.append(Slot(name=name, shape=shape, start=start, count=count, cut=cut))
+                slots.append(
+                    Slot(name=name, shape=shape, start=start, count=count, whole=whole, cut=cut)
+                )
                 start += count
             start = math.ceil(start / ALIGNMENT) * ALIGNMENT
         return cls(slots=tuple(slots), size=start)

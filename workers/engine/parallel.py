@@ -76,7 +76,7 @@ class Frame:
             raise AssertionError(f"{name}: the pool holds {slot.cut}, not {self.cuts.get(name)}")
         if self.slack and name in self.parameters:
             # the last parts are shorter than ZeRO-3's equal ones; what follows is never looked at
-            target.data = flat[slot.start : slot.start + target.numel()]
+            target.data = flat[slot.start : slot.start + target.ds_numel]  # type: ignore[attr-defined]
             return {id(target)}
         part = flat[slot.start : slot.start + slot.count].view(slot.shape)
         target.data = part
@@ -127,7 +127,9 @@ def join(group: Group, meeting: int | None, device: torch.device) -> None:
         "RANK": str(group.rank),
         "LOCAL_RANK": str(group.rank),
         "WORLD_SIZE": str(group.world),
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+        # one machine: no other one has to reach them
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
     }
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -182,6 +184,9 @@ def spread(model: Any, choice: Choice, group: Group, device: torch.device) -> Fr
             targets[name] = parameter.ds_tensor
             if parameter.ds_tensor.numel() < parameter.ds_numel:
                 cuts[name] = _flat_cut(parameter, group.rank)
+    for name in parameters:
+        # whatever they hold is nothing: the room is for the pool
+        targets[name].data = torch.empty(0, dtype=dtype)
     return Frame(
         model=model,
         engine=engine,

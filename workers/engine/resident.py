@@ -6,8 +6,6 @@ tensor that is the same in all of them is kept once, and formed once.
 
 from __future__ import annotations
 
-import mmap
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optim.merge import linear_, sums_to_one
+from optim.merge import linear_
 from optim.recipe import Recipe
+from optim.steps import linear_columns_, sums_to_one
 from services.checkpoints import Checkpoint, read_checkpoint
-from services.checkpoints.files import open_regular
 from services.errors import BadInput, IntegrityError
+from services.mapped import map_tensors
 from workers.engine.layout import ALIGNMENT, Cut, Layout, Slot
 from workers.engine.tiers import Tier, plan_tier
 
@@ -30,7 +29,6 @@ TORCH_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-FILE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 #: bytes of two files compared at a time
 COMPARE_BYTES = 2**20
 
@@ -41,6 +39,16 @@ class Parent:
 
     checkpoint: Checkpoint
     pieces: Mapping[str, Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formed:
+    """What one call of `Pool.form_` did to its buffer."""
+
+    #: the slots that were written; the others hold what they held
+    written: tuple[Slot, ...]
+    #: the first tensor that is not finite in the buffer's dtype
+    infinite: str | None
 
 
 class Pool:
@@ -65,32 +73,35 @@ class Pool:
         #: identical tensors that the buffer `_formed` holds as they are in the checkpoints
         self._held: set[str] = set()
 
-    def form_(self, out: Tensor, recipe: Recipe) -> tuple[Slot, ...]:
-        """Write the candidate into the flat buffer `out`; the slots that were written.
+    def form_(self, out: Tensor, recipe: Recipe) -> Formed:
+        """Write the candidate into the flat buffer `out`, all of it but what it holds already.
 
-        The others hold a tensor that is identical in all checkpoints since an earlier call with
-        the same buffer, so nobody else may write to it. BadInput for unknown parents.
+        That is a tensor that is identical in all checkpoints, written by an earlier call with the
+        same buffer: nobody else may write to it. Raises BadInput for unknown parents.
         """
         parents = self._parents(recipe)
         if self._formed is None or self._formed() is not out:
             self._formed, self._held = weakref.ref(out), set()
-        weights = recipe.weights
-        constant = sums_to_one(weights)
-        written = []
+        written, infinite = [], None
         for slot in self.layout.slots:
-            same = constant and slot.name in self.identical
+            weights = recipe.weights_of(slot.name)
+            plain = slot.name not in recipe.columns
+            same = plain and slot.name in self.identical and sums_to_one(weights)
             if same and slot.name in self._held:
                 continue
-            written.append(slot)
             pieces = [parent.pieces[slot.name] for parent in parents]
             piece = out[slot.start : slot.start + slot.count]
             if same:
-                linear_(piece, pieces[:1], (1.0,))
-                self._held.add(slot.name)
+                finite = linear_(piece, pieces[:1], (1.0,))
+            elif plain:
+                finite = linear_(piece, pieces, weights)
             else:
-                self._held.discard(slot.name)
-                linear_(piece, pieces, weights)
-        return tuple(written)
+                finite = _by_columns(slot, piece, pieces, recipe.columns[slot.name])
+            written.append(slot)
+            if not finite:
+                infinite = infinite or slot.name
+            (self._held.add if same and finite else self._held.discard)(slot.name)
+        return Formed(written=tuple(written), infinite=infinite)
 
     def _parents(self, recipe: Recipe) -> list[Parent]:
         for digest in recipe.parents:
@@ -100,7 +111,19 @@ class Pool:
                     where="recipe",
                     mend="Load the pool that the recipe was made for",
                 )
+        try:
+            recipe.check_tensors({slot.name: slot.whole for slot in self.layout.slots})
+        except ValueError as error:
+            raise BadInput(str(error), mend="Give one coefficient for every column") from error
         return [self.parents[digest] for digest in recipe.parents]
+
+
+def _by_columns(
+    slot: Slot, piece: Tensor, pieces: Sequence[Tensor], rows: Sequence[Sequence[float]]
+) -> bool:
+    weights = slot.columns(torch.tensor(rows, dtype=torch.float32))
+    shape = (-1, weights.shape[1])
+    return linear_columns_(piece.view(shape), [p.view(shape) for p in pieces], weights)
 
 
 def load_pool(
@@ -137,7 +160,7 @@ def load_pool(
     layout = Layout.of(read[0].tensors, fused=fused, cuts=here)
     for checkpoint in read[1:]:
         _check_layout(read[0], checkpoint)
-    mapped = [_mapped(checkpoint) for checkpoint in read]
+    mapped = [map_tensors(checkpoint) for checkpoint in read]
     identical = _identical(mapped)
     bytes_of = _piece_bytes(layout, mapped, identical)
     plan = plan_tier(
@@ -179,25 +202,6 @@ def _check_layout(first: Checkpoint, other: Checkpoint) -> None:
             where=str(other.path),
             mend="Only checkpoints of one architecture can be merged",
         )
-
-
-def _mapped(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Every whole tensor, in its shape, over read-only pages that all processes share."""
-    files: dict[str, Tensor] = {}
-    tensors = {}
-    for info in checkpoint.tensors.values():
-        if info.file not in files:
-            with open_regular(checkpoint.path / info.file) as file:
-                pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-            with warnings.catch_warnings():
-                # nothing writes to a parent
-                warnings.filterwarnings("ignore", message="The given buffer is not writable")
-                files[info.file] = torch.frombuffer(pages, dtype=torch.uint8)
-        raw, dtype = files[info.file][info.start : info.end], FILE_DTYPES[info.dtype]
-        # a view needs an aligned start, which the format does not promise
-        aligned = info.start % dtype.itemsize == 0
-        tensors[info.name] = (raw if aligned else raw.clone()).view(dtype).view(info.shape)
-    return tensors
 
 
 def _identical(mapped: Sequence[Mapping[str, Tensor]]) -> frozenset[str]:

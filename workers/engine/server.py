@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim.merge import all_finite, sums_to_one
+from optim.merge import sums_to_one
 from optim.recipe import Recipe
 from services.checkpoints import Checkpoint
 from services.checkpoints.headers import read_tensors
@@ -92,6 +92,8 @@ class Server:
         #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
         self.live: Tensor | None = None
+        #: SHA-256 of the tensors that `stored` holds, by name, as far as they are known
+        self.hashes: dict[str, str] = {}
 
     def serve(self) -> None:
         """Answer requests for ever; the process ends from the thread that minds its parent."""
@@ -145,8 +147,17 @@ class Server:
         os._exit(0)
 
     def _begin(self) -> None:
-        self.group.collect("ready")
+        self.group.agreed(self._check_device)
         self._send("done", about=self._about())
+
+    def _check_device(self) -> None:
+        found = torch.cuda.device_count()
+        if self.device.type == "cuda" and found < self.group.world:
+            raise BadInput(
+                f"{self.group.world} ranks need as many GPUs, this machine has {found}",
+                where="settings",
+                mend="Change REMELT_ENGINE_RANKS or REMELT_ENGINE_DEVICE",
+            )
 
     def _answer(self, data: dict[str, Any]) -> None:
         if data["op"] == "load":
@@ -186,6 +197,7 @@ class Server:
         self.pool = self.model = self.stored = self.live = None
         self.work.clear()
         self.activations.clear()
+        self.hashes.clear()
         stored = TORCH_DTYPES[data["dtype"]]
         checkpoints = [(digest, Path(path)) for digest, path in data["checkpoints"]]
         # the model says what a rank must hold of the pool: it comes first
@@ -291,9 +303,9 @@ class Server:
         assert self.pool is not None
         assert self.stored is not None
         if self.group.world == 1:
-            return BackgroundDigest(self.pool.layout, self.stored)
+            return BackgroundDigest(self.pool.layout, self.stored, self.hashes)
         shapes = {name: info.shape for name, info in model.head.tensors.items()}
-        return GatheredDigest(self.pool.layout, self.stored, shapes, self.group)
+        return GatheredDigest(self.pool.layout, self.stored, shapes, self.group, self.hashes)
 
     def _model_for(self, recipe: Recipe) -> LiveModel:
         """The live model, built anew only when dtype, config or tokenizer are others."""
@@ -305,6 +317,7 @@ class Server:
         stored = TORCH_DTYPES[recipe.dtype]
         if self.stored is None or self.stored.dtype != stored:
             self.model = self.stored = self.live = None
+            self.hashes.clear()
         if self.model is None or self.model.key != head_key(head):
             self.model = None
             self.model = self._new_model(head, self._new_frame(head.path, stored), stored)
@@ -349,25 +362,35 @@ class Server:
     def _signature(self, recipe: Recipe) -> Callable[[str], Hashable]:
         """What a tensor of the candidate was made from: equal signatures, equal bytes."""
         assert self.pool is not None
-        identical = self.pool.identical if sums_to_one(recipe.weights) else frozenset[str]()
-        return lambda name: FROZEN if name in identical else recipe.weights
+        identical = self.pool.identical
+
+        def signature(name: str) -> Hashable:
+            weights = recipe.weights_of(name)
+            columns = recipe.columns.get(name)
+            if columns is None and name in identical and sums_to_one(weights):
+                return FROZEN
+            return weights if columns is None else columns
+
+        return signature
 
     def _form(self, recipe: Recipe) -> None:
         self._tell("form")
         assert self.pool is not None
         assert self.stored is not None
         assert self.live is not None
-        self.pool.form_(self.stored, recipe)
-        if not all_finite(self.stored):
-            views = self.pool.layout.views(self.stored)
-            name = next((name for name, view in views if not all_finite(view)), "?")
+        formed = self.pool.form_(self.stored, recipe)
+        for slot in formed.written:
+            self.hashes.pop(slot.name, None)
+        if self.live.dtype != self.stored.dtype:
+            for slot in formed.written:
+                part = slice(slot.start, slot.start + slot.count)
+                self.live[part].copy_(self.stored[part])
+        if formed.infinite:
             raise TrialRejected(
-                f"tensor {name!r} is not finite in {recipe.dtype} after merging",
+                f"tensor {formed.infinite!r} is not finite in {recipe.dtype} after merging",
                 where="recipe",
                 mend="Use smaller weights, or a dtype with a larger range",
             )
-        if self.live.dtype != self.stored.dtype:
-            self.live[: len(self.stored)].copy_(self.stored)
 
     def _score(self, model: LiveModel, names: list[str], work: list[Work]) -> int:
         """Score suite after suite, sending each as it is finished; tokens through the model."""

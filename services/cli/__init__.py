@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from services.cli import artefact, pool, stack, study, suite
+from services.cli import artefact, merge, pool, stack, study, suite
 from services.errors import RemeltError
 
 HELP = """Remelt recycles a pool of checkpoints into Pareto-optimal merges.
@@ -49,6 +49,7 @@ for command in (
     study.study,
     stack.evaluate,
     artefact.cast,
+    merge.merge,
     artefact.publish,
     artefact.pull,
     stack.ui,

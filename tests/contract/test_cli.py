@@ -163,6 +163,22 @@ def test_a_study_from_files_to_cancel(remelt: Run, tiny_pool: Path, tmp_path: Pa
     assert "is cancelled, so it cannot be resumed" in refused.err
 
 
+def test_merging_members_of_a_pool(remelt: Run, tiny_pool: Path, tmp_path: Path) -> None:
+    register(remelt, tiny_pool)
+    members = {
+        c["name"]: c["digest"] for c in remelt("pool", "show", "tiny", "--json").data["checkpoints"]
+    }
+    file = tmp_path / "m.yaml"
+    file.write_text(f"pool: tiny\nparents: {{now: 0.5, {members['left'][:12]}: 0.5}}\n")
+    made = remelt("merge", str(file), str(tmp_path / "out"), "--threads", "1", "--json")
+    assert made.code == 0, made.err
+    assert list(made.data["parents"].values()) == [members["now"], members["left"]]
+    file.write_text("parents: {then: 1.0}\n")
+    lost = remelt("merge", str(file), str(tmp_path / "no"), "--pool", "tiny", "--threads", "1")
+    assert lost.code == 2
+    assert "no member 'then'. Has: " in lost.err
+
+
 def test_tables_for_people(remelt: Run, tiny_pool: Path) -> None:
     register(remelt, tiny_pool)
     assert "now *" in remelt("pool", "show", "tiny").out

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim.merge import sums_to_one
 from optim.recipe import Recipe
 from services.checkpoints import Checkpoint
 from services.checkpoints.headers import read_tensors
@@ -362,14 +361,12 @@ class Server:
     def _signature(self, recipe: Recipe) -> Callable[[str], Hashable]:
         """What a tensor of the candidate was made from: equal signatures, equal bytes."""
         assert self.pool is not None
-        identical = self.pool.identical
+        stays = self.pool.stays
 
         def signature(name: str) -> Hashable:
-            weights = recipe.weights_of(name)
-            columns = recipe.columns.get(name)
-            if columns is None and name in identical and sums_to_one(weights):
+            if stays(name, recipe):
                 return FROZEN
-            return weights if columns is None else columns
+            return recipe.columns.get(name) or recipe.weights_of(name)
 
         return signature
 

@@ -133,7 +133,8 @@ def _slot_of(parts: list[Slot], frame: Frame, name: str) -> Slot:
         return parts[0]
     cut, count = frame.cuts.get(name), sum(part.count for part in parts)
     shape = frame.shapes[name] if cut is None else (count,)
-    return Slot(name=name, shape=shape, start=parts[0].start, count=count, cut=cut)
+    whole = frame.shapes[name]
+    return Slot(name=name, whole=whole, shape=shape, start=parts[0].start, count=count, cut=cut)
 
 
 def layout_names(frame: Frame) -> dict[int, list[str]]:

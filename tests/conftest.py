@@ -36,6 +36,7 @@ pytest_plugins = [
     "tests.plugins.stack",
     "tests.plugins.studies",
     "tests.plugins.tiny_models",
+    "tests.plugins.lm_tasks",
 ]
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"

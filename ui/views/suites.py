@@ -33,7 +33,8 @@ def main() -> None:
                 {
                     "suite": s["name"],
                     "scored by": FORMS[s["form"]]
-                    + (", length-normalised" if s["settings"].get("normalise") else ""),
+                    + (", length-normalised" if s["settings"].get("normalise") else "")
+                    + (", judged by lm-eval" if s["settings"].get("task") else ""),
                     "items": s["items"],
                     "search": s["search_items"],
                     "validation": s["validation_items"],

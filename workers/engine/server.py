@@ -27,8 +27,10 @@ from workers.engine.channel import Channel, ChannelClosed, Message
 from workers.engine.compile import GenerationPlan, LikelihoodPlan, compile_suite
 from workers.engine.digest import BackgroundDigest
 from workers.engine.model import LiveModel, head_key
+from workers.engine.requests import answer_requests, compile_requests
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
 from workers.engine.score import score_suite
+from workers.engine.tasks import TaskPlan, compile_task, score_task
 
 #: smallest pause between two progress messages
 PROGRESS_SECONDS = 0.1
@@ -37,7 +39,7 @@ PARENT_SECONDS = 1.0
 #: on a CPU larger batches fall out of the caches: 2048 was 1.4 times as fast as 8192 (stories260K)
 CPU_BATCH_TOKENS = 2048
 
-Plan = LikelihoodPlan | GenerationPlan
+Plan = LikelihoodPlan | GenerationPlan | TaskPlan
 #: a suite, its items in the wanted split, and how to score them
 Work = tuple[Suite, tuple[Item, ...], Plan]
 
@@ -72,6 +74,8 @@ class Server:
         #: the candidate in the recipe's dtype, and in the dtype that the model computes with
         self.stored: Tensor | None = None
         self.live: Tensor | None = None
+        #: digest of the recipe that the buffers hold
+        self.formed: str | None = None
 
     def serve(self) -> None:
         """Answer requests for ever; the process ends from the thread that hears the channel."""
@@ -115,6 +119,8 @@ class Server:
             self._keep_suite(data)
         elif data["op"] == "evaluate":
             self._evaluate(data)
+        elif data["op"] == "respond":
+            self._respond(data)
         else:
             raise BadInput(f"operation {data['op']!r} is not known", where="engine")
 
@@ -141,7 +147,7 @@ class Server:
 
     def _load(self, data: dict[str, Any]) -> None:
         """Replace the resident pool; the old one is freed first."""
-        self.pool = self.model = self.stored = self.live = None
+        self.pool = self.model = self.stored = self.live = self.formed = None
         self.work.clear()
         stored = TORCH_DTYPES[data["dtype"]]
         live = self._live_dtype(stored)
@@ -158,10 +164,8 @@ class Server:
             data["name"],
             data["jsonl"],
             where=data["name"],
-            normalise=data["normalise"],
-            fractions=data["fractions"],
-            split_seed=data["split_seed"],
             require_splits=False,
+            **data["settings"],
         )
         if suite.digest != data["digest"]:
             raise BadInput(
@@ -212,6 +216,30 @@ class Server:
             "done", weights_digest=weights, phases=phases, tokens=tokens, peak_memory_bytes=peak
         )
 
+    def _respond(self, data: dict[str, Any]) -> None:
+        """Answer requests in lm-eval's terms; the candidate is formed if it is another one."""
+        recipe = Recipe.from_dict(data["recipe"])
+        model = self._model_for(recipe)
+        if self.formed != recipe.digest:
+            self._tell("form")
+            self._form(recipe)
+        requests, where = data["requests"], "lm-eval"
+        plan = compile_requests(
+            requests,
+            model.encoder,
+            names=[str(number) for number in range(len(requests))],
+            where=where,
+            truncate=True,
+        )
+        found = answer_requests(
+            model,
+            plan,
+            batch_tokens=self.batch_tokens,
+            where=where,
+            tick=lambda done: self._tell("score", done, plan.tokens),
+        )
+        self._send("done", values=found.values, truncated=plan.truncated)
+
     def _model_for(self, recipe: Recipe) -> LiveModel:
         """The live model, built anew only when dtype, config or tokenizer are others."""
         if self.pool is None:
@@ -221,7 +249,7 @@ class Server:
         head = self.pool.parents[recipe.parents[0]].checkpoint
         stored = TORCH_DTYPES[recipe.dtype]
         if self.stored is None or self.stored.dtype != stored:
-            self.model, self.live = None, None
+            self.model, self.live, self.formed = None, None, None
             self.stored = torch.zeros(self.pool.layout.size, dtype=stored, device=self.device)
             live = self._live_dtype(stored)
             same = live == stored
@@ -240,13 +268,17 @@ class Server:
             suite = self.suites[digest]
             self._tell("compile", suite=suite.name)
             items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
-            plan = compile_suite(
-                suite,
-                items,
-                model.encoder,
-                batch_tokens=self.batch_tokens,
-                equal_lengths=not model.takes_positions,
-            )
+            plan: Plan
+            if suite.task is not None:
+                plan = compile_task(suite, items, model.encoder, batch_tokens=self.batch_tokens)
+            else:
+                plan = compile_suite(
+                    suite,
+                    items,
+                    model.encoder,
+                    batch_tokens=self.batch_tokens,
+                    equal_lengths=not model.takes_positions,
+                )
             self.work[digest, split] = (suite, items, plan)
         return self.work[digest, split]
 
@@ -254,6 +286,7 @@ class Server:
         assert self.pool is not None
         assert self.stored is not None
         assert self.live is not None
+        self.formed = None
         self.pool.form_(self.stored, recipe.parents, recipe.weights)
         if not all_finite(self.stored):
             views = self.pool.layout.views(self.stored)
@@ -265,6 +298,7 @@ class Server:
             )
         if self.live is not self.stored:
             self.live.copy_(self.stored)
+        self.formed = recipe.digest
 
     def _score(self, model: LiveModel, names: list[str], work: list[Work]) -> int:
         """Score suite after suite, sending each as it is finished; tokens through the model."""
@@ -275,7 +309,10 @@ class Server:
             def tick(done: int, *, before: int = before, name: str = name) -> None:
                 self._tell("score", before + done, total, name)
 
-            scores = score_suite(model, suite, items, plan, tick)
+            if isinstance(plan, TaskPlan):
+                scores = score_task(model, suite, items, plan, tick)
+            else:
+                scores = score_suite(model, suite, items, plan, tick)
             before += plan.tokens
             tokens += scores.tokens
             self._send(

@@ -14,7 +14,11 @@ def need_lm_eval(what: str) -> None:
 
     Call it before the first import of `lm_eval` in a process.
     """
-    if find_spec("lm_eval") is None:
+    try:
+        found = find_spec("lm_eval") is not None
+    except ValueError:  # somebody has set its module to None, which forbids importing it
+        found = False
+    if not found:
         raise BadInput(
             "lm-eval is not installed", where=what, mend="Install it: pip install 'remelt[lm-eval]'"
         )

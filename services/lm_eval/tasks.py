@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,7 +179,9 @@ class _Read:
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
             what = "runs generated code" if getattr(task, "UNSAFE_CODE", False) else "needs images"
             _refuse(where, what, "Only tasks of text are supported")
-        task.build_all_requests(limit=options.limit)
+        # whoever imported tqdm before us gets its bars
+        with contextlib.redirect_stderr(io.StringIO()):
+            task.build_all_requests(limit=options.limit)
         docs: dict[int, list[Any]] = {}
         for instance in task.instances:
             docs.setdefault(instance.doc_id, []).append(instance)

@@ -180,6 +180,9 @@ def test_what_the_model_would_say_itself_is_greedy(
     assert said == ask(hugging_face, "generate_until", [(prompt, how) for prompt in prompts])
     every = [hugging_face.tokenizer.decode([token]) for token in range(len(SPECIAL), VOCABULARY)]
     pairs = [(prompt, text) for prompt in prompts for text in every if text.isascii()]
+    # where prompt and text melt into one token, lm-eval has nothing to score and says (0, True)
+    length = {text: len(hugging_face.tok_encode(text)) for text in {*prompts, *map("".join, pairs)}}
+    pairs = [(prompt, text) for prompt, text in pairs if length[prompt + text] > length[prompt]]
     mine, theirs = (ask(model, "loglikelihood", pairs) for model in (live, hugging_face))
     assert [greedy for _, greedy in mine] == [greedy for _, greedy in theirs]
     assert 0 < sum(greedy for _, greedy in mine) < len(mine)

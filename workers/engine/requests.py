@@ -17,7 +17,6 @@ from torch import Tensor
 
 from services.errors import BadInput, TrialRejected
 from services.lm_eval.generation import Generation
-from services.suites import Item
 from workers.engine.encode import Continuation, Encoder
 from workers.engine.model import LiveModel
 from workers.engine.score import LOGIT_ROWS, Tick
@@ -83,8 +82,7 @@ def compile_requests(
     Raises BadInput for a request that does not fit the model. `truncate` drops tokens from the left
     of it instead, as lm-eval does.
     """
-    open_end = Encoder(encoder.tokenizer, limit=None, vocabulary=encoder.vocabulary)
-    shaper = _Shaper(open_end if truncate else encoder, encoder.limit, where, truncate)
+    shaper = _Shaper(encoder, where, truncate)
     by_kind: dict[str, list[int]] = {}
     for number, request in enumerate(requests):
         by_kind.setdefault(request[0], []).append(number)
@@ -95,7 +93,7 @@ def compile_requests(
         if kind == "loglikelihood":
             rows += shaper.pairs(chosen)
         elif kind == "loglikelihood_rolling":
-            rows += shaper.windows(chosen, open_end)
+            rows += shaper.windows(chosen)
         elif kind == "generate_until":
             prompts += shaper.prompts(chosen)
         else:
@@ -116,35 +114,56 @@ _Chosen = Sequence[tuple[int, str, Sequence[Any]]]
 @dataclass
 class _Shaper:
     encoder: Encoder
-    limit: int | None
     where: str
     truncate: bool
     #: requests that lost tokens so far
     truncated: int = 0
 
     def pairs(self, chosen: _Chosen) -> list[tuple[int, Continuation]]:
-        """Continuations of contexts."""
-        items = [Item(id=name, context=c, choices=(text,)) for _, name, (c, text) in chosen]
+        """Continuations of contexts: the tokens of the context alone, then those that the whole
+        text has beyond so many. White space that ends a context belongs to the continuation."""
+        contexts = self.encoder.encode([context.rstrip() for _, _, (context, _) in chosen])
+        wholes = self.encoder.encode([context + text for _, _, (context, text) in chosen])
         found = []
-        for (number, _, _), [row] in zip(
-            chosen, self.encoder.choices(items, self.where), strict=True
-        ):
-            cut = max(0, len(row.ids) - 1 - self.limit) if self.limit and self.truncate else 0
-            self.truncated += cut > 0
-            found.append((number, Continuation(row.ids[cut:], max(row.start - cut, 1))))
+        for (number, name, _), context, whole in zip(chosen, contexts, wholes, strict=True):
+            at = f"{self.where}, item {name!r}"
+            # nothing is left where both melt into one token: that token is scored
+            rest = whole[len(context) :]
+            ids, start = ([*context, *rest], len(context)) if rest else (whole, len(whole) - 1)
+            if start < 1:
+                ids, start = [_opening(self.encoder.tokenizer, at), *ids], 1
+            cut = max(0, len(ids) - 1 - self.encoder.limit) if self.encoder.limit else 0
+            self._check(ids, cut, at)
+            found.append((number, Continuation(ids[cut:], max(start - cut, 1))))
         return found
 
-    def windows(self, chosen: _Chosen, encoder: Encoder) -> list[tuple[int, Continuation]]:
+    def _check(self, ids: Sequence[int], cut: int, where: str) -> None:
+        if cut and not self.truncate:
+            raise BadInput(
+                f"needs {len(ids) - 1} positions, the model has {self.encoder.limit}",
+                where=where,
+                mend="Take fewer examples, or leave the item out: nothing is cut off silently",
+            )
+        self.truncated += cut > 0
+        if len(ids) < 2 or max(ids) >= self.encoder.vocabulary:
+            raise BadInput(
+                "encodes to nothing, or to tokens that the model does not know",
+                where=where,
+                mend="Put the tokenizer that belongs to the model beside it",
+            )
+
+    def windows(self, chosen: _Chosen) -> list[tuple[int, Continuation]]:
         """Whole texts, the first token after the opening (or end) token; a text that is longer
         than the model is cut into windows that score each token once, the last one as long as the
         others."""
-        limit = self.limit or _stated_length(encoder.tokenizer)
-        items = [Item(id=name, text=text) for _, name, (text,) in chosen]
+        limit = self.encoder.limit or _stated_length(self.encoder.tokenizer)
         found = []
-        for (number, name, _), row in zip(chosen, encoder.texts(items, self.where), strict=True):
-            ids = [_opening(encoder.tokenizer, f"{self.where}, item {name!r}"), *row.ids]
-            ends = [*range(limit + 1, len(ids), limit), len(ids)] if len(ids) > 1 else []
-            for end in ends:
+        encoded = self.encoder.encode([text for _, _, (text,) in chosen])
+        for (number, name, _), row in zip(chosen, encoded, strict=True):
+            at = f"{self.where}, item {name!r}"
+            ids = [_opening(self.encoder.tokenizer, at), *row]
+            self._check(ids, 0, at)
+            for end in [*range(limit + 1, len(ids), limit), len(ids)]:
                 start = max(0, end - limit - 1)
                 scored = limit if end < len(ids) else (end - 2) % limit + 1
                 found.append((number, Continuation(ids[start:end], end - start - scored)))
@@ -157,12 +176,12 @@ class _Shaper:
         for (number, name, (_, arguments)), ids in zip(chosen, encoded, strict=True):
             at = f"{self.where}, item {name!r}"
             how = Generation.of(arguments, where=at)
-            room = (self.limit or _stated_length(self.encoder.tokenizer)) - how.most
+            room = (self.encoder.limit or _stated_length(self.encoder.tokenizer)) - how.most
             ids = ids or [_opening(self.encoder.tokenizer, at)]
             if room < 1 or (len(ids) > room and not self.truncate):
                 raise BadInput(
                     f"prompt of {len(ids)} and answer of {how.most} tokens do not fit the model's "
-                    f"{self.limit} positions",
+                    f"{self.encoder.limit} positions",
                     where=at,
                     mend="Set a smaller max_gen_toks in the task's generation_kwargs",
                 )

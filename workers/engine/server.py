@@ -23,11 +23,12 @@ from optim.merge import all_finite
 from optim.recipe import Recipe
 from services.errors import BadInput, RemeltError, TrialRejected
 from services.suites import Item, Suite, parse_suite
+from workers.engine.answer import answer_requests
 from workers.engine.channel import Channel, ChannelClosed, Message
 from workers.engine.compile import GenerationPlan, LikelihoodPlan, compile_suite
 from workers.engine.digest import BackgroundDigest
 from workers.engine.model import LiveModel, head_key
-from workers.engine.requests import answer_requests, compile_requests
+from workers.engine.requests import compile_requests
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
 from workers.engine.score import score_suite
 from workers.engine.tasks import TaskPlan, compile_task, score_task

@@ -10,9 +10,10 @@ import numpy as np
 
 from services.lm_eval.judge import Judge
 from services.suites import Item, Suite
+from workers.engine.answer import answer_requests
 from workers.engine.encode import Encoder
 from workers.engine.model import LiveModel
-from workers.engine.requests import RequestPlan, answer_requests, compile_requests
+from workers.engine.requests import RequestPlan, compile_requests
 from workers.engine.score import Scores, Tick
 
 

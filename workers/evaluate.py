@@ -22,7 +22,7 @@ from optim.recipe import OUTPUT_DTYPES, Recipe
 from services.checkpoints import read_checkpoint
 from services.cli.output import interval, print_table, progress_bar
 from services.errors import BadInput, RemeltError, SuiteRefused
-from services.lm_eval.tasks import TaskOptions, load_tasks
+from services.lm_eval.load import TaskOptions, load_tasks
 from services.settings import Settings, settings
 from services.suites import SPLITS, Item, Suite, parse_suite
 from workers.engine.client import Engine, EvaluationResult, OnTick, Progress, SuiteResult

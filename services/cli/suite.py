@@ -11,7 +11,8 @@ from services import registry
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
 from services.errors import BadInput
-from services.lm_eval.tasks import TaskOptions, read_task
+from services.lm_eval.load import TaskOptions
+from services.lm_eval.tasks import read_task
 from services.suites import SPLITS
 
 

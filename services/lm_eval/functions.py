@@ -1,7 +1,7 @@
-"""References to functions in JSON: a task's own scoring code is named, never stored.
+"""References to functions and classes in JSON: a task's scoring code is named, never stored.
 
-A row of the database may name a function of lm-eval's own tasks and nothing else, so that what is
-written there cannot make a worker run other code.
+A row of the database may name code of lm-eval's own tasks and nothing else, so that what is written
+there cannot make a worker run other code.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def freeze(value: Any, where: str) -> Any:
     if not callable(value):
         return value
     module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
-    if not inspect.isfunction(value) or not module.startswith(TRUSTED) or "<" in name:
+    named = inspect.isfunction(value) or inspect.isclass(value)
+    if not named or not module.startswith(TRUSTED) or "<" in name:
         raise BadInput(
             f"is scored by {name or value!r} of {module or 'nowhere'}, code that workers do not "
             "have",

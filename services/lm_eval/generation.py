@@ -14,6 +14,8 @@ DEFAULT_MOST = 256
 MOST_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 #: say how to sample, and nothing when there is no sampling
 SAMPLING_KEYS = ("temperature", "do_sample", "top_p", "top_k", "min_p")
+#: values that mean what greedy decoding does anyhow
+GREEDY = {"num_beams": 1, "repetition_penalty": 1.0, "num_return_sequences": 1}
 #: a stop string may be spread over so many tokens more than it has bytes
 LOOK_BACK = 4
 
@@ -35,17 +37,18 @@ class Generation:
                 where=where,
                 mend="Set do_sample: false and temperature: 0 in its generation_kwargs",
             )
-        if unknown := sorted(set(arguments) - {"until", *MOST_KEYS, *SAMPLING_KEYS}):
+        given = {key for key, value in arguments.items() if GREEDY.get(key, ...) != value}
+        if unknown := sorted(given - {"until", *MOST_KEYS, *SAMPLING_KEYS}):
             raise BadInput(
                 f"generation argument {unknown[0]!r} is not supported",
                 where=where,
                 mend=f"Known: until, {', '.join(MOST_KEYS)}",
             )
         until = arguments.get("until") or []
-        given = (arguments[key] for key in MOST_KEYS if arguments.get(key) is not None)
+        most = (arguments[key] for key in MOST_KEYS if arguments.get(key) is not None)
         return cls(
             until=tuple(filter(None, [until] if isinstance(until, str) else until)),
-            most=int(next(given, DEFAULT_MOST)),
+            most=int(next(most, DEFAULT_MOST)),
         )
 
     @property

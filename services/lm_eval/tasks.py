@@ -8,25 +8,20 @@ log-likelihood becomes a suite like any other; one with rules of its own keeps t
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from optim.predictions import Form
-from services.errors import SuiteRefused
 from services.lm_eval.functions import freeze
 from services.lm_eval.generation import Generation
 from services.lm_eval.judge import Judge, golds
-from services.lm_eval.need import need_lm_eval
+from services.lm_eval.load import TaskOptions, load_tasks, refuse
 from services.suites import Item, Normalise, Suite, parse_suite
 
-#: what lm_eval.simple_evaluate draws few-shot examples with
-FEWSHOT_SEED = 1234
 #: metrics that are 0 or 1 for every item: the first of them that a task has judges its items
 RIGHT_OR_WRONG = (
     "acc", "acc_norm", "acc_bytes", "exact_match", "em", "acc_mutual_info",
@@ -38,78 +33,6 @@ FORMS: dict[str, Form] = {
     "multiple_choice": "choice", "generate_until": "exact", "loglikelihood": "exact",
     "loglikelihood_rolling": "text",
 }  # fmt: skip
-NAMES_SHOWN = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskOptions:
-    """How a task is read."""
-
-    #: a folder of task files; None: lm-eval's own tasks
-    include_path: Path | None = None
-    num_fewshot: int | None = None
-    #: the first so many documents of each task
-    limit: int | None = None
-    #: what judges an item, and the filter before it; None: see `RIGHT_OR_WRONG`, and the first
-    metric: str | None = None
-    filter: str | None = None
-    #: an item is right when its metric is at least this (at most, where less is better)
-    threshold: float = 0.5
-
-
-def load_tasks(names: Sequence[str], options: TaskOptions) -> Any:
-    """lm-eval's `TaskDict` of tasks, groups or tags, with their few-shot examples set up.
-
-    Data files are looked up from here, then beside the task's file, then in the include path.
-    Raises SuiteRefused.
-    """
-    where = f"lm-eval task {', '.join(names)}"
-    need_lm_eval(where)
-    from lm_eval.tasks import TaskManager
-
-    folder = options.include_path
-    if folder is not None and not folder.is_dir():
-        _refuse(where, f"include path {folder} is no folder", "Name the folder of the task files")
-    manager = TaskManager(
-        include_path=None if folder is None else str(folder.resolve()),
-        include_defaults=folder is None,
-    )
-    for name in names:
-        if name not in manager.task_index:
-            near = difflib.get_close_matches(name, manager.all_tasks, NAMES_SHOWN)
-            near = near or manager.all_tasks[:NAMES_SHOWN]
-            known = ", ".join(near) or f"no task in {folder}"
-            _refuse(f"lm-eval task {name}", "is not known", f"Near to it: {known}")
-    loaded = _loaded(manager, names, folder, where)
-    for task in loaded["tasks"].values():
-        # a task that says 0 means it
-        default = task.config.num_fewshot
-        if options.num_fewshot is not None and default != 0:
-            task.set_config(key="num_fewshot", value=options.num_fewshot)
-        elif default is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    return loaded
-
-
-def _loaded(manager: Any, names: Sequence[str], include_path: Path | None, where: str) -> Any:
-    entries = [manager.task_index[name] for name in names]
-    beside = [Path(entry.yaml_path).parent for entry in entries if entry.yaml_path]
-    folders = [Path.cwd(), *beside, *([] if include_path is None else [include_path.resolve()])]
-    failure: Exception | None = None
-    for folder in dict.fromkeys(folders):
-        try:
-            with contextlib.chdir(folder):
-                return manager.load(list(names))
-        except FileNotFoundError as error:
-            failure = failure or error
-        except Exception as error:  # whatever a task's code or a data set's loader raises
-            failure = error
-            break
-    what = " ".join(f"{type(failure).__name__}: {failure}".split())[:300]
-    raise SuiteRefused(
-        f"lm-eval cannot load it ({what})", where=where, mend="Check its data set and the network"
-    ) from failure
 
 
 def read_task(name: str, task: str, options: TaskOptions) -> Suite:
@@ -120,7 +43,7 @@ def read_task(name: str, task: str, options: TaskOptions) -> Suite:
     ]
     forms = {one.form for one in read}
     if len(forms) != 1:
-        _refuse(where, "its tasks are scored in different ways", "Add them one by one")
+        refuse(where, "its tasks are scored in different ways", "Add them one by one")
     several = len(read) > 1
     plain = [item for one in read for item in one.plain_items(several)]
     if all(item is not None for item in plain) and len({r.metric for r in read}) == 1:
@@ -171,14 +94,14 @@ class _Read:
 
         where = f"lm-eval task {name}"
         if not isinstance(task, ConfigurableTask):
-            _refuse(
+            refuse(
                 where,
                 "is written as a Python class",
                 "Score a checkpoint on it by `remelt evaluate DIR --lm-eval`",
             )
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
             what = "runs generated code" if getattr(task, "UNSAFE_CODE", False) else "needs images"
-            _refuse(where, what, "Only tasks of text are supported")
+            refuse(where, what, "Only tasks of text are supported")
         # whoever imported tqdm before us gets its bars
         with contextlib.redirect_stderr(io.StringIO()):
             task.build_all_requests(limit=options.limit)
@@ -187,7 +110,7 @@ class _Read:
             docs.setdefault(instance.doc_id, []).append(instance)
         filters = [ensemble.name for ensemble in task._filters]
         if options.filter is not None and options.filter not in filters:
-            _refuse(where, f"has no filter {options.filter!r}", f"It has: {', '.join(filters)}")
+            refuse(where, f"has no filter {options.filter!r}", f"It has: {', '.join(filters)}")
         return cls(
             name=name,
             task=task,
@@ -284,7 +207,7 @@ class _Read:
             try:
                 asked = json.loads(json.dumps(asked))
             except TypeError as error:
-                _refuse(where, f"is not text ({error})", "Only tasks of text are supported")
+                refuse(where, f"is not text ({error})", "Only tasks of text are supported")
             yield Item(id=item_id, cluster=cluster, asked=asked, **self._shown(asked))
 
     def _asked(self, doc: Any) -> dict[str, Any]:
@@ -318,13 +241,9 @@ def _metric(task: Any, wanted: str | None, where: str) -> str:
     names = list(task.aggregation())
     if wanted is not None:
         if wanted not in names:
-            _refuse(where, f"has no metric {wanted!r}", f"It has: {', '.join(names)}")
+            refuse(where, f"has no metric {wanted!r}", f"It has: {', '.join(names)}")
         return wanted
     first = next((name for name in names if name in RIGHT_OR_WRONG), None)
     if first is None and task.OUTPUT_TYPE == "multiple_choice" and not task.config.process_results:
         return "acc"
     return str(first or names[0])
-
-
-def _refuse(where: str, what: str, mend: str) -> NoReturn:
-    raise SuiteRefused(what, where=where, mend=mend)

@@ -13,7 +13,8 @@ import pytest
 from services import registry
 from services.db import Database
 from services.errors import BadInput, NotFound
-from services.lm_eval.tasks import TaskOptions, load_tasks, read_task
+from services.lm_eval.load import TaskOptions, load_tasks
+from services.lm_eval.tasks import read_task
 from services.studies import read, sealed
 from services.studies.advance import advance
 from services.studies.export import export_samples

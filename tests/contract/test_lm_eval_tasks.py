@@ -14,7 +14,8 @@ import pytest
 from optim.recipe import Recipe
 from services.checkpoints import read_checkpoint
 from services.errors import BadInput, SuiteRefused
-from services.lm_eval.tasks import TaskOptions, load_tasks, read_task
+from services.lm_eval.load import TaskOptions, load_tasks
+from services.lm_eval.tasks import read_task
 from services.settings import Settings
 from services.suites import Suite
 from tests.plugins.lm_tasks import DOCS, TASKS

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services import registry
-from services.lm_eval.tasks import TaskOptions, read_task
+from services.lm_eval.load import TaskOptions
+from services.lm_eval.tasks import read_task
 from services.settings import Settings
 from services.studies import read
 from services.studies.record import load_trials

@@ -24,7 +24,7 @@ def main() -> None:
             badges.hint(
                 "**No suites yet.** A suite is a JSON Lines file of one form: "
                 '`{"id","context","choices","gold"}`, `{"id","prompt","target"}` or '
-                '`{"id","text"}`.',
+                '`{"id","text"}`; or a task of lm-eval (`remelt suite add NAME --lm-eval TASK`).',
                 command,
             )
             return

@@ -27,6 +27,7 @@ from services.suites import Item, Suite
         ({"max_new_tokens": 5, "max_gen_toks": 7}, (), 7),
         ({"max_tokens": 3, "temperature": 0.0, "do_sample": False}, (), 3),
         ({"temperature": 0.7, "do_sample": False, "top_p": 0.9}, (), DEFAULT_MOST),
+        ({"num_beams": 1, "until": ["\n"]}, ("\n",), DEFAULT_MOST),
     ],
 )
 def test_greedy_arguments(arguments: dict[str, Any], until: tuple[str, ...], most: int) -> None:

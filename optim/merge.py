@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 #: values formed at a time: small enough for a CPU's cache, large enough to feed a GPU
 CPU_CHUNK, GPU_CHUNK = 2**18, 2**26
+#: how far from 1 a sum of float32 weights may be that is 1 in exact arithmetic
+SUM_TOLERANCE = 1e-6
 #: bytes hashed at a time
 DIGEST_CHUNK_BYTES = 2**26
 
@@ -33,6 +35,11 @@ def float32_weights(weights: Sequence[float]) -> list[float]:
     return rounded
 
 
+def sums_to_one(weights: Sequence[float]) -> bool:
+    """Whether the weights as used sum to 1, up to the roundings of their float32 values."""
+    return abs(math.fsum(float32_weights(weights)) - 1) <= SUM_TOLERANCE
+
+
 @torch.inference_mode()
 def linear_(
     out: Tensor, parents: Sequence[Tensor], weights: Sequence[float], *, chunk: int | None = None
@@ -42,9 +49,11 @@ def linear_(
     `parents` are 1-D of the same length, of any of these dtypes, on any device. Parents whose
     weight is 0 in float32 are skipped; acc = fl32(w_0·x_0), then acc = fl32(acc + fl32(w_i·x_i)) in
     the order of the parents: product and sum are rounded separately, because a fused multiply-add
-    would make the bytes depend on the device. At the end one round-to-nearest-even to `out.dtype`.
-    A one-hot weight returns its parent bit for bit, -0.0 included. `chunk` (values formed at a
-    time) never changes the result. Raises ValueError when the parts do not fit together.
+    would make the bytes depend on the device. Where the weights sum to 1 (`sums_to_one`) and the
+    parents that are not skipped hold the same bits in an element, the result is that value: what
+    is the same everywhere stays as it is. At the end one round-to-nearest-even to `out.dtype`. A
+    one-hot weight returns its parent bit for bit, -0.0 included. `chunk` (values formed at a time)
+    never changes the result. Raises ValueError when the parts do not fit together.
     """
     _check_parts(out, parents, weights)
     terms = [
@@ -52,21 +61,18 @@ def linear_(
         for weight, parent in zip(float32_weights(weights), parents, strict=True)
         if weight != 0
     ]
-    size = min(chunk or (CPU_CHUNK if out.device.type == "cpu" else GPU_CHUNK), out.numel())
-    term = torch.empty(size, dtype=torch.float32, device=out.device)
-    rounded = None if out.dtype == torch.float32 else torch.empty_like(term)
-    for start in range(0, out.numel(), max(size, 1)):
-        stop = min(start + size, out.numel())
-        acc = out[start:stop] if rounded is None else rounded[: stop - start]
-        for number, (weight, parent) in enumerate(terms):
-            product = term[: stop - start] if number else acc
-            product.copy_(parent[start:stop])
-            if weight != 1:
-                product.mul_(weight)
-            if number:
-                acc.add_(product)
-        if rounded is not None:
-            out[start:stop].copy_(acc)
+    exact = sums_to_one(weights)
+    size = chunk or (CPU_CHUNK if out.device.type == "cpu" else GPU_CHUNK)
+    for start in range(0, out.numel(), size):
+        part = slice(start, min(start + size, out.numel()))
+        first = terms[0][1][part].to(out.device, torch.float32, copy=True)
+        acc, same = first * terms[0][0], torch.ones_like(first, dtype=torch.bool)
+        for weight, parent in terms[1:]:
+            term = parent[part].to(out.device, torch.float32, copy=True)
+            if exact:
+                same &= term.view(torch.int32) == first.view(torch.int32)
+            acc.add_(term.mul_(weight))
+        out[part].copy_(torch.where(same, first, acc) if exact else acc)
     return out
 
 
@@ -96,15 +102,27 @@ def weights_digest(
     spells it, shape as 4,5) and then the hex SHA-256 of the raw little-endian bytes. `stop` is
     asked before each tensor; once it says True, InterruptedError is raised.
     """
-    whole = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+    hashes = {}
+    for name, tensor in tensors:
         if stop is not None and stop():
             raise InterruptedError("weights_digest: stopped")
-        if tensor.dtype not in DTYPE_NAMES:
-            raise ValueError(f"{name}: dtype {tensor.dtype} has no digest")
-        shape = ",".join(map(str, tensor.shape))
-        whole.update(f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n".encode())
-        whole.update(_bytes_digest(tensor).encode())
+        hashes[name] = tensor_hash(name, tensor)
+    return digest_of(hashes)
+
+
+def tensor_hash(name: str, tensor: Tensor) -> str:
+    """What one tensor adds to the weights digest. Raises ValueError for other dtypes."""
+    if tensor.dtype not in DTYPE_NAMES:
+        raise ValueError(f"{name}: dtype {tensor.dtype} has no digest")
+    shape = ",".join(map(str, tensor.shape))
+    return f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n{_bytes_digest(tensor)}"
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """The weights digest of tensors whose `tensor_hash` is known, by name."""
+    whole = hashlib.sha256()
+    for _, text in sorted(hashes.items()):
+        whole.update(text.encode())
     return whole.hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -54,10 +55,18 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(default=5, gt=0, description="pause between two sweeps")
     max_attempts: int = Field(default=3, ge=1, description="tries before a trial is abandoned")
     engine_ranks: int = Field(default=1, ge=1, description="processes of one engine group")
+    engine_parallel: Literal["auto", "tensor", "zero3", "zero3-offload"] = Field(
+        default="auto",
+        description="how a model is spread over the ranks: tensor (DeepSpeed AutoTP), zero3, or "
+        "zero3-offload (at home in host memory); auto: tensor where it works, else zero3",
+    )
     engine_device: str = Field(default="auto", description="auto, cpu or cuda")
     engine_threads: int = Field(default=1, ge=1, description="torch threads per rank on a CPU")
     engine_hang_seconds: float = Field(
         default=600, gt=0, description="engine silence after which it is killed and restarted"
+    )
+    pool_tier: Literal["auto", "device", "host", "mapped"] = Field(
+        default="auto", description="where an engine keeps its pool: auto, device, host or mapped"
     )
     batch_tokens: int = Field(
         default=8192, ge=128, description="tokens in one forward pass of an evaluation"

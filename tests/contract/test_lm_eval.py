@@ -21,10 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from services.checkpoints import read_checkpoint
 from services.suites import Item, Suite, parse_suite
 from tests.plugins.tiny_models import MODELS, TEXT, Save
-from workers.engine.compile import GenerationPlan, LikelihoodPlan, compile_suite
+from workers.engine.build import build_frame
+from workers.engine.compile import LikelihoodPlan, compile_suite
+from workers.engine.generate import GenerationPlan, greedy_answers
+from workers.engine.layout import Layout
 from workers.engine.model import LiveModel
-from workers.engine.resident import Layout
-from workers.engine.score import first_line, greedy_answers, log_likelihoods
+from workers.engine.score import first_line, log_likelihoods
 
 lm_eval = pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
@@ -91,13 +93,16 @@ class Ours:
     @classmethod
     def of(cls, folder: Path) -> Ours:
         checkpoint = read_checkpoint(folder)
-        layout = Layout.of(checkpoint.tensors)
-        flat = torch.zeros(layout.size)
+        frame = build_frame(folder, torch.float32, torch.device("cpu"))
+        layout = Layout.of(checkpoint.tensors, fused=frame.names.fused)
+        flat = torch.zeros(layout.size + frame.slack)
         views = dict(layout.views(flat))
         for file in folder.glob("*.safetensors"):
             for name, value in load_file(file).items():
                 views[name].copy_(value)
-        return cls(LiveModel(checkpoint, layout, flat))
+        model = LiveModel(checkpoint, layout, flat, frame)
+        model.begin(lambda name: None)
+        return cls(model)
 
     def likelihoods(self, suite: Suite) -> tuple[np.ndarray, LikelihoodPlan]:
         plan = self.compile(suite)
@@ -108,9 +113,8 @@ class Ours:
         """Greedy answers, and how many tokens each might have had."""
         plan = self.compile(suite)
         assert isinstance(plan, GenerationPlan)
-        texts, _ = greedy_answers(self.model, plan, len(suite.items), suite.name, lambda done: None)
-        most = [most for _, most in self.model.encoder.prompts(suite.items, suite.name)]
-        return texts, most
+        found, _ = greedy_answers(self.model, plan, lambda done: None)
+        return [self.model.answer_text(ids) for ids in found], [p.most for p in plan.prompts]
 
     def compile(self, suite: Suite) -> LikelihoodPlan | GenerationPlan:
         return compile_suite(
@@ -118,6 +122,7 @@ class Ours:
             suite.items,
             self.model.encoder,
             batch_tokens=BATCH_TOKENS,
+            sharing=self.model.sharing,
             equal_lengths=not self.model.takes_positions,
         )
 
@@ -190,22 +195,7 @@ def tiny_suites() -> list[Suite]:
     ]
 
 
-#: transformers keeps the experts of these in one tensor, which the engine cannot write yet
-FUSED = ("Mixtral", "Qwen2Moe")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(strict=True, reason="mixtures of experts cannot be merged yet"),
-        )
-        if name in FUSED
-        else name
-        for name in MODELS
-    ],
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_tiny_models_of_many_architectures(tiny_model: Save, name: str) -> None:
     folder = tiny_model(name)
     ours, theirs = Ours.of(folder), Theirs(folder)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -67,6 +68,34 @@ def test_engine_killed_midway(
     assert spent == long > 0
     assert midway.worker.alive
     assert_invariants(stack.database, study, stack.config)
+
+
+def test_one_rank_of_an_engine_killed_midway(
+    stack: Stack, slow: str, frozen_midway: Freeze, assert_invariants: AssertInvariants
+) -> None:
+    """The whole group ends with it, and the next attempt has a new one."""
+    for worker in stack.of_kind("evaluate"):
+        worker.end()
+    many = stack.start("evaluate", REMELT_ENGINE_RANKS="2")
+    try:
+        study = stack.submit(slow)
+        midway = frozen_midway(stack, study)
+        assert midway.worker is many
+        (other,) = psutil.Process(midway.engine).children()
+        other.kill()
+        os.kill(midway.engine, signal.SIGCONT)
+        stack.wait(lambda: gone(midway.engine), "rank 0 has ended", seconds=30)
+        assert stack.finished(study) == "finished"
+        assert ended_as(stack, midway.evaluation) == ("complete", 2, 0)
+        assert attempts_by_suite(stack, midway.evaluation) == {"pick": 1, "long": 2}
+        group = many.engine()
+        assert group is not None
+        assert group != midway.engine
+        assert len(psutil.Process(group).children()) == 1
+        assert many.alive
+        assert_invariants(stack.database, study, stack.config)
+    finally:
+        many.end()
 
 
 def test_worker_killed_midway(

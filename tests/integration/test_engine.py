@@ -212,7 +212,7 @@ def test_candidates_that_are_not_finite(
 
     overflows = copy_with(members[0][1], tmp_path / "huge", huge)
     engine.load([overflows], "float32")
-    with pytest.raises(TrialRejected, match="log-likelihood is not finite"):
+    with pytest.raises(TrialRejected, match="is not finite"):
         run(engine, Recipe.one_hot((overflows[0],), 0), suites)
     engine.load(members, "float32")
     assert run(engine, recipe_of(members, 1, 0, 0, 0), suites)[0]
@@ -226,9 +226,8 @@ def test_pools_that_cannot_be_used(
     )
     missing = copy_with(members[0][1], tmp_path / "less", lambda t: t.pop("model.norm.weight"))
     for (digest, folder), word in ((extra, "model.odd.weight"), (missing, "model.norm.weight")):
-        engine.load([(digest, folder)], "float32")
         with pytest.raises(BadInput, match=word):
-            run(engine, Recipe.one_hot((digest,), 0), suites)
+            engine.load([(digest, folder)], "float32")
         with pytest.raises(BadInput, match=f"tensor '{word}' is not the same"):
             engine.load([members[0], (digest, folder)], "float32")
     with pytest.raises(IntegrityError, match="registered was"):
@@ -365,11 +364,6 @@ def test_no_engine_outlives_its_worker(tmp_path: Path, started_in: str) -> None:
         parent.wait()
     psutil.wait_procs([child], timeout=4)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-
-
-def test_more_ranks_than_this_release_runs(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="engine_ranks is 2"):
-        make_engine(tmp_path, engine_ranks=2).start()
 
 
 def test_an_engine_that_cannot_start_says_where_its_log_is(

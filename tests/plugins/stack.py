@@ -79,8 +79,8 @@ class Stack:
         self.workers: list[Worker] = []
         self._started = 0
 
-    def start(self, kind: str) -> Worker:
-        """Start a worker; it is ready some seconds later."""
+    def start(self, kind: str, **environment: str) -> Worker:
+        """Start a worker; it is ready some seconds later. `environment` adds variables."""
         self._started += 1
         log = self.config.home / "logs" / f"{kind}-{self._started}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ class Stack:
             process = subprocess.Popen(
                 worker_command(kind, self._started),
                 cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"} | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.errors import BadInput, TrialRejected
-from workers.engine.answer import answer_requests, score_continuations
+from workers.engine.answer import answer_requests, plan_requests, score_continuations
 from workers.engine.encode import Continuation, Encoder
-from workers.engine.requests import RequestPlan, compile_requests
+from workers.engine.requests import Encoded, encode_requests
+from workers.engine.tree import Sharing
 
 LETTERS = "?<>abcdefgh"
 
@@ -34,11 +35,9 @@ def make_encoder(limit: int | None) -> Encoder:
     return Encoder(Letters(), limit=limit, vocabulary=len(LETTERS))
 
 
-def compiled(requests: list[Any], limit: int | None, truncate: bool = False) -> RequestPlan:
+def compiled(requests: list[Any], limit: int | None, truncate: bool = False) -> Encoded:
     names = [str(number) for number in range(len(requests))]
-    return compile_requests(
-        requests, make_encoder(limit), names=names, where="s", truncate=truncate
-    )
+    return encode_requests(requests, make_encoder(limit), names=names, where="s", truncate=truncate)
 
 
 @settings(max_examples=200, deadline=None)
@@ -73,7 +72,6 @@ def test_pairs() -> None:
         Continuation([1, 3, 4, 5], 1),
     )
     assert plan.owners.tolist() == [0, 1, 2]
-    assert plan.tokens == 3 + 2 + 3 == plan.scored
 
 
 def test_what_does_not_fit_is_refused_or_cut_and_counted() -> None:
@@ -110,7 +108,8 @@ def model_of(logits: torch.Tensor) -> Any:
     return SimpleNamespace(
         encoder=make_encoder(None),
         takes_positions=True,
-        logits=lambda inputs, positions: logits.repeat(len(positions), 1),
+        sharing=Sharing(limit=0),
+        logits=lambda batch: logits.repeat(len(batch.positions), 1),
     )
 
 
@@ -128,23 +127,22 @@ def test_sums_and_greedy_flags() -> None:
         None,
     )
     ticks: list[int] = []
-    found = answer_requests(model_of(logits), plan, batch_tokens=4, where="s", tick=ticks.append)
+    model = model_of(logits)
+    batched = plan_requests(plan, model, batch_tokens=4)
+    found = answer_requests(model, batched, where="s", tick=ticks.append)
     a, b = float(log[3]), float(log[4])
     assert [greedy for _, greedy in (found.values[i] for i in (0, 1, 3))] == [True, False, True]
     assert [found.values[i][0] for i in (0, 1, 3)] == pytest.approx([2 * a, a + b, a])
     assert found.values[2] == pytest.approx(2 * a + b)
     assert found.tokens.tolist() == [2, 2, 3, 1]
     assert ticks == sorted(ticks)
-    assert ticks[-1] == plan.tokens
+    assert ticks[-1] == batched.tokens
+    assert len(ticks) == len(batched.keys) > 1
 
 
 def test_a_score_that_is_not_finite_rejects_the_candidate() -> None:
-    rows = compiled([["loglikelihood", "b", "a"]], None).continuations
+    model = model_of(torch.full((len(LETTERS),), np.nan))
+    encoded = compiled([["loglikelihood", "b", "a"]], None)
+    plan = plan_requests(encoded, model, batch_tokens=8).likelihoods
     with pytest.raises(TrialRejected, match="is not finite"):
-        score_continuations(
-            model_of(torch.full((len(LETTERS),), np.nan)),
-            rows,
-            batch_tokens=8,
-            where="s",
-            tick=lambda done: None,
-        )
+        score_continuations(model, plan, where="s", tick=lambda done: None)

@@ -1,6 +1,7 @@
 """The arithmetic of forming a candidate, against numpy, to the bit."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,13 +22,18 @@ def bits(tensor: torch.Tensor) -> np.ndarray:
 
 def reference(parents: Sequence[torch.Tensor], weights: Sequence[float]) -> np.ndarray:
     """The rule of `linear_` in numpy: product and sum rounded to float32 one after the other."""
-    acc: np.ndarray | None = None
-    for parent, weight in zip(parents, weights, strict=True):
-        if np.float32(weight) == 0:
-            continue
-        product = (parent.to(torch.float32).numpy() * np.float32(weight)).astype(np.float32)
-        acc = product if acc is None else (acc + product).astype(np.float32)
-    assert acc is not None
+    used = [
+        (parent.to(torch.float32).numpy(), np.float32(weight))
+        for parent, weight in zip(parents, weights, strict=True)
+        if np.float32(weight) != 0
+    ]
+    acc = (used[0][0] * used[0][1]).astype(np.float32)
+    for parent, weight in used[1:]:
+        acc = (acc + (parent * weight).astype(np.float32)).astype(np.float32)
+    if abs(math.fsum(float(weight) for _, weight in used) - 1) <= 1e-6:
+        first = used[0][0].view(np.uint32)
+        same = np.logical_and.reduce([first == parent.view(np.uint32) for parent, _ in used])
+        acc = np.where(same, used[0][0], acc)
     return acc
 
 

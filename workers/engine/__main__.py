@@ -1,6 +1,7 @@
-"""One rank of the engine: `python -m workers.engine --fd N --parent PID …`, started by `client`.
+"""One rank of the engine: `python -m workers.engine --fd N --parent PID …`.
 
-Ties its life to its parent's before it imports anything heavy, so that no orphan keeps a GPU.
+Rank 0 is started by `client` and starts the other ranks. Every rank ties its life to its parent's
+before it imports anything heavy, so that no orphan keeps a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import signal
 import socket
 import sys
 
+from workers.engine.channel import Channel
+from workers.engine.group import Group, open_meeting, start_others, watch
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -21,40 +25,55 @@ def main() -> None:
     if options.die_with_parent and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != options.parent:
-        sys.exit("the process that started this engine is gone")
-    if options.world != 1 or options.rank != 0:
-        sys.exit(f"rank {options.rank} of {options.world}: this release runs one rank")
+        sys.exit("the process that started this rank is gone")
+    above = Channel(socket.socket(fileno=options.fd))
+    if options.rank == 0:
+        meeting = open_meeting()
+        below, children = start_others(options.world, meeting)
+        group = Group(0, options.world, below)
+    else:
+        meeting, children = options.meeting, []
+        group = Group(options.rank, options.world, [above])
 
     import torch
 
     torch.set_num_threads(options.threads)
-    from workers.engine.channel import Channel
     from workers.engine.server import Server
 
     cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
     server = Server(
-        Channel(socket.socket(fileno=options.fd)),
-        device=torch.device("cuda:0" if cuda else "cpu"),
+        above if options.rank == 0 else None,
+        group,
+        device=torch.device("cuda", options.rank) if cuda else torch.device("cpu"),
         compute=options.compute,
         batch_tokens=options.batch_tokens,
+        parallel=options.parallel,
+        meeting=meeting,
         parent=options.parent,
+        tier=None if options.pool_tier == "auto" else options.pool_tier,
     )
+    watch(children, server.rank_ended)
     server.serve()
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m workers.engine", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="inherited end of a socket pair")
+    parser.add_argument(
+        "--fd", type=int, required=True, help="inherited socket: of the client, or of rank 0"
+    )
     parser.add_argument("--parent", type=int, required=True, help="process to die with")
     parser.add_argument(
         "--die-with-parent", action="store_true", help="also by the kernel's signal"
     )
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--world", type=int, default=1)
+    parser.add_argument("--meeting", type=int, help="inherited file where the ranks meet")
+    parser.add_argument("--parallel", default="auto")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compute", choices=("auto", "storage", "float32"), default="auto")
     parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--pool-tier", choices=("auto", "device", "host", "mapped"), default="auto")
     return parser.parse_args()
 
 

@@ -16,13 +16,31 @@ import torch
 from torch import Tensor
 
 from services.errors import TrialRejected
-from workers.engine.encode import Continuation
+from workers.engine.compile import LikelihoodPlan, compile_requests
+from workers.engine.generate import Tick
 from workers.engine.model import LiveModel
-from workers.engine.requests import Prompt, RequestPlan
-from workers.engine.score import LOGIT_ROWS, Tick
+from workers.engine.requests import Encoded, Open
+from workers.engine.score import LOGIT_ROWS
 
-#: values of the largest table of logits that one forward pass may make (float32: 256 MB)
-LOGITS_PER_BATCH = 2**26
+
+@dataclass(frozen=True, kw_only=True)
+class RequestPlan:
+    """Encoded requests, and the forward passes that score their continuations."""
+
+    encoded: Encoded
+    likelihoods: LikelihoodPlan
+    batch_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are shown, and the most that may be generated."""
+        opened = sum(len(prompt.ids) + prompt.how.most for prompt in self.encoded.prompts)
+        return self.likelihoods.tokens + opened
+
+    @property
+    def keys(self) -> list[int]:
+        """What the model may have kept something under."""
+        return [scored.batch.key for scored in self.likelihoods.scored]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,29 +52,36 @@ class Answers:
     tokens: np.ndarray
 
 
-@torch.inference_mode()
-def answer_requests(
-    model: LiveModel, plan: RequestPlan, *, batch_tokens: int, where: str, tick: Tick
-) -> Answers:
-    """Run a plan; `tick` gets the tokens done so far. TrialRejected if a score is not finite."""
-    values: list[Any] = [None] * len(plan.kinds)
-    tokens = np.zeros(len(plan.kinds), dtype=np.int32)
-    sums, greedy = score_continuations(
-        model, plan.continuations, batch_tokens=batch_tokens, where=where, tick=tick
+def plan_requests(encoded: Encoded, model: LiveModel, *, batch_tokens: int) -> RequestPlan:
+    """Batch requests for a model that has been told to `begin`."""
+    likelihoods = compile_requests(
+        encoded.continuations,
+        batch_tokens=batch_tokens,
+        vocabulary=model.encoder.vocabulary,
+        sharing=model.sharing,
     )
-    lengths = [len(row.ids) - row.start for row in plan.continuations]
-    np.add.at(tokens, plan.owners, lengths)
+    return RequestPlan(encoded=encoded, likelihoods=likelihoods, batch_tokens=batch_tokens)
+
+
+@torch.inference_mode()
+def answer_requests(model: LiveModel, plan: RequestPlan, *, where: str, tick: Tick) -> Answers:
+    """Run a plan; `tick` gets the tokens done so far. TrialRejected if a score is not finite."""
+    encoded = plan.encoded
+    values: list[Any] = [None] * len(encoded.kinds)
+    tokens = np.zeros(len(values), dtype=np.int32)
+    sums, greedy = score_continuations(model, plan.likelihoods, where=where, tick=tick)
+    np.add.at(tokens, encoded.owners, plan.likelihoods.lengths)
     totals = np.zeros(len(values))
-    np.add.at(totals, plan.owners, sums)
+    np.add.at(totals, encoded.owners, sums)
     always = np.ones(len(values), dtype=bool)
-    np.logical_and.at(always, plan.owners, greedy)
-    for number, kind in enumerate(plan.kinds):
+    np.logical_and.at(always, encoded.owners, greedy)
+    for number, kind in enumerate(encoded.kinds):
         if kind == "loglikelihood":
             values[number] = (float(totals[number]), bool(always[number]))
         elif kind == "loglikelihood_rolling":
             values[number] = float(totals[number])
-    done = plan.scored
-    for prompts in _prompt_batches(plan.prompts, batch_tokens, not model.takes_positions):
+    done = plan.likelihoods.tokens
+    for prompts in _batches(encoded.prompts, plan.batch_tokens, not model.takes_positions):
         found = _continued(model, prompts, tick, done)
         for prompt, (text, count) in zip(prompts, found, strict=True):
             values[prompt.request], tokens[prompt.request] = text, count
@@ -65,28 +90,22 @@ def answer_requests(
 
 
 def score_continuations(
-    model: LiveModel,
-    rows: Sequence[Continuation],
-    *,
-    batch_tokens: int,
-    where: str,
-    tick: Tick,
+    model: LiveModel, plan: LikelihoodPlan, *, where: str, tick: Tick
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-likelihood of each of C continuations, float64 [C], and whether each of its tokens is the
     likeliest one, bool [C]."""
-    sums = torch.zeros(len(rows), dtype=torch.float64)
-    missed = torch.zeros(len(rows), dtype=torch.int64)
+    sums = torch.zeros(len(plan.lengths), dtype=torch.float64)
+    missed = torch.zeros(len(plan.lengths), dtype=torch.int64)
     done = 0
-    for chosen in _row_batches(rows, batch_tokens, model.encoder.vocabulary):
-        inputs, positions, at, targets, owners = _tensors(rows, chosen)
-        logits = model.logits(inputs, positions)
-        at, targets = at.to(logits.device), targets.to(logits.device)
+    for scored in plan.scored:
+        logits = model.logits(scored.batch)
+        at, targets = scored.at.to(logits.device), scored.targets.to(logits.device)
         norms = torch.cat([part.float().logsumexp(-1) for part in logits.split(LOGIT_ROWS)])
         values = logits[at, targets].float() - norms[at]
-        sums.index_add_(0, owners, values.double().cpu())
+        sums.index_add_(0, scored.requests, values.double().cpu())
         wrong = logits.argmax(-1)[at] != targets
-        missed.index_add_(0, owners, wrong.long().cpu())
-        done += sum(len(ids) for ids in chosen)
+        missed.index_add_(0, scored.requests, wrong.long().cpu())
+        done += scored.batch.tokens
         tick(done)
     if not bool(sums.isfinite().all()):
         raise TrialRejected(
@@ -97,55 +116,10 @@ def score_continuations(
     return sums.numpy(), (missed == 0).numpy()
 
 
-#: distinct inputs of one forward pass, each with the continuations that it serves
-_Rows = dict[tuple[int, ...], list[int]]
-
-
-def _row_batches(
-    rows: Sequence[Continuation], batch_tokens: int, vocabulary: int
-) -> Iterator[_Rows]:
-    """Continuations with the same input share a row; batches of similar length."""
-    groups: _Rows = {}
-    for number, row in enumerate(rows):
-        groups.setdefault(tuple(row.ids[:-1]), []).append(number)
-    waiting: _Rows = {}
-    scored = 0
-    for ids in sorted(groups, key=lambda ids: (len(ids), ids)):
-        mine = len(ids) + 1 - min(rows[number].start for number in groups[ids])
-        full = (len(waiting) + 1) * len(ids) > batch_tokens
-        if waiting and (full or (scored + mine) * vocabulary > LOGITS_PER_BATCH):
-            yield waiting
-            waiting, scored = {}, 0
-        waiting[ids] = groups[ids]
-        scored += mine
-    if waiting:
-        yield waiting
-
-
-def _tensors(
-    rows: Sequence[Continuation], chosen: _Rows
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Inputs [B, L] padded on the right, positions [M] of the flattened inputs whose logits count,
-    and for each of K scored tokens: its row of logits, its id, its continuation."""
-    width = max(map(len, chosen))
-    inputs = torch.zeros(len(chosen), width, dtype=torch.int64)
-    slots: dict[int, int] = {}
-    scored: list[tuple[int, int, int]] = []
-    for index, (ids, numbers) in enumerate(chosen.items()):
-        inputs[index, : len(ids)] = torch.tensor(ids)
-        for number in numbers:
-            row = rows[number]
-            for place in range(row.start, len(row.ids)):
-                slot = slots.setdefault(index * width + place - 1, len(slots))
-                scored.append((slot, row.ids[place], number))
-    at, targets, owners = torch.tensor(scored, dtype=torch.int64).T.contiguous()
-    return inputs, torch.tensor(list(slots)), at, targets, owners
-
-
-def _prompt_batches(
-    prompts: Sequence[Prompt], batch_tokens: int, equal_lengths: bool
-) -> Iterator[list[Prompt]]:
-    waiting: list[Prompt] = []
+def _batches(
+    prompts: Sequence[Open], batch_tokens: int, equal_lengths: bool
+) -> Iterator[list[Open]]:
+    waiting: list[Open] = []
     for prompt in sorted(prompts, key=lambda p: (len(p.ids), p.how.most)):
         longest = max([prompt.how.most, *(p.how.most for p in waiting)])
         full = (len(waiting) + 1) * (len(prompt.ids) + longest) > batch_tokens
@@ -158,7 +132,7 @@ def _prompt_batches(
 
 
 def _continued(
-    model: LiveModel, prompts: Sequence[Prompt], tick: Tick, done: int
+    model: LiveModel, prompts: Sequence[Open], tick: Tick, done: int
 ) -> list[tuple[str, int]]:
     """Greedy text after each prompt, cut before its first stop string, and its tokens."""
     width = max(len(prompt.ids) for prompt in prompts)

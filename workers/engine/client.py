@@ -17,7 +17,7 @@ from typing import Any
 
 from optim.recipe import Recipe
 from services import errors
-from services.errors import BadInput, EngineFailed, RemeltError
+from services.errors import EngineFailed, RemeltError
 from services.settings import Settings
 from services.suites import Split, Suite
 from workers.engine.channel import Channel, ChannelClosed, Message
@@ -52,7 +52,8 @@ class Engine:
         self._numbers = itertools.count(1)
         self._pool: tuple[Any, ...] | None = None
         self._suites: set[str] = set()
-        #: what the engine said of itself: pid, device, threads, versions
+        #: what the engine said of itself: pid, device, ranks, threads, versions; with a pool also
+        #: where that lives, and how the model is spread over the ranks and why
         self.about: dict[str, Any] = {}
 
     @property
@@ -69,12 +70,6 @@ class Engine:
         """Start the group and wait until it is ready; no-op while it is alive."""
         if self.alive:
             return
-        if self._settings.engine_ranks != 1:
-            raise BadInput(
-                f"engine_ranks is {self._settings.engine_ranks}",
-                where="settings",
-                mend="This release runs an engine of one rank: unset REMELT_ENGINE_RANKS",
-            )
         self.kill()
         self._pool, self._suites = None, set()
         self._process, self._channel = start_group(self._settings, self._compute, self.log_path)
@@ -98,7 +93,9 @@ class Engine:
         self.start(on_tick)
         self._pool = None
         request = {"op": "load", "checkpoints": wanted[1], "dtype": dtype}
-        self._ask(request, Progress(phase="load"), on_tick, None)
+        done = self._ask(request, Progress(phase="load"), on_tick, None)
+        told = ("pool", "parallel", "parallel_why")
+        self.about = {**self.about, **{name: done.data[name] for name in told}}
         self._pool = wanted
 
     def evaluate(

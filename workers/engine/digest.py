@@ -12,7 +12,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from optim.merge import weights_digest
-from workers.engine.resident import Layout
+from workers.engine.layout import Layout
 
 #: pause between two calls of `tick`
 TICK_SECONDS = 0.1

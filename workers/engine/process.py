@@ -31,15 +31,18 @@ Compute = Literal["auto", "storage", "float32"]
 def start_group(
     config: Settings, compute: Compute, log_path: Path
 ) -> tuple[subprocess.Popen[bytes], Channel]:
-    """Start rank 0 in a new process group; its output goes to the end of `log_path`."""
+    """Start rank 0 in a new process group, which the other ranks will join; all write to the end of
+    `log_path`."""
     mine, theirs = socket.socketpair()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "workers.engine"),
         *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
-        *("--rank", "0", "--world", "1"),
+        *("--rank", "0", "--world", str(config.engine_ranks)),
+        *("--parallel", config.engine_parallel),
         *("--device", config.engine_device, "--threads", str(config.engine_threads)),
         *("--compute", compute, "--batch-tokens", str(config.batch_tokens)),
+        *("--pool-tier", config.pool_tier),
     ]
     if threading.current_thread() is threading.main_thread():
         # the kernel's signal follows the death of the thread that started the engine

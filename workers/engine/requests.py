@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ Request = Sequence[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
+class Open:
     """A prompt to be continued, and the request that it answers."""
 
     request: int
@@ -36,7 +35,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestPlan:
+class Encoded:
     """R requests as token ids: what to score, and what to continue."""
 
     #: kind of each request
@@ -44,29 +43,19 @@ class RequestPlan:
     continuations: tuple[Continuation, ...] = field(repr=False)
     #: the request that each continuation belongs to, int64 [C]
     owners: np.ndarray
-    prompts: tuple[Prompt, ...] = field(repr=False)
+    prompts: tuple[Open, ...] = field(repr=False)
     #: requests that lost tokens on the left
     truncated: int = 0
 
-    @cached_property
-    def scored(self) -> int:
-        """Tokens that are shown to score the continuations; equal inputs are shown once."""
-        return sum(map(len, {tuple(row.ids[:-1]) for row in self.continuations}))
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that are shown, and the most that may be generated."""
-        return self.scored + sum(len(prompt.ids) + prompt.how.most for prompt in self.prompts)
-
-
-def compile_requests(
+def encode_requests(
     requests: Sequence[Request],
     encoder: Encoder,
     *,
     names: Sequence[str],
     where: str,
     truncate: bool = False,
-) -> RequestPlan:
+) -> Encoded:
     """Token ids of requests; `names` says for messages which item each belongs to.
 
     Raises BadInput for a request that does not fit the model. `truncate` drops tokens from the left
@@ -77,7 +66,7 @@ def compile_requests(
     for number, request in enumerate(requests):
         by_kind.setdefault(request[0], []).append(number)
     rows: list[tuple[int, Continuation]] = []
-    prompts: list[Prompt] = []
+    prompts: list[Open] = []
     for kind, numbers in by_kind.items():
         chosen = [(number, names[number], requests[number][1:]) for number in numbers]
         if kind == "loglikelihood":
@@ -88,7 +77,7 @@ def compile_requests(
             prompts += shaper.prompts(chosen)
         else:
             raise BadInput(f"requests of kind {kind!r} are not known", where=where)
-    return RequestPlan(
+    return Encoded(
         kinds=tuple(request[0] for request in requests),
         continuations=tuple(row for _, row in rows),
         owners=np.array([number for number, _ in rows], dtype=np.int64),
@@ -160,7 +149,7 @@ class _Shaper:
                 found.append((number, Continuation(ids[start:end], end - start - scored)))
         return found
 
-    def prompts(self, chosen: _Chosen) -> list[Prompt]:
+    def prompts(self, chosen: _Chosen) -> list[Open]:
         """Prompts with how they are continued."""
         found = []
         encoded = self.encoder.encode([prompt for _, _, (prompt, _) in chosen])
@@ -177,7 +166,7 @@ class _Shaper:
                     mend="Set a smaller max_gen_toks in the task's generation_kwargs",
                 )
             self.truncated += len(ids) > room
-            found.append(Prompt(request=number, ids=ids[-room:], how=how))
+            found.append(Open(request=number, ids=ids[-room:], how=how))
         return found
 
 

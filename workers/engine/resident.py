@@ -1,25 +1,29 @@
 """The resident pool: every checkpoint's values kept where forming a candidate reads them fastest.
 
-One layout serves the whole pool: all tensors in name order in one flat buffer. Checkpoints are read
-as bytes, checked against the digest they were registered under, and never written.
+Checkpoints are mapped, checked against the digest they were registered under, and never written. A
+tensor that is the same in all of them is kept once, and formed once.
 """
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import mmap
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from optim.merge import linear_
-from services.checkpoints import Checkpoint, TensorInfo, read_checkpoint
+from optim.merge import linear_, sums_to_one
+from optim.recipe import Recipe
+from services.checkpoints import Checkpoint, read_checkpoint
 from services.checkpoints.files import open_regular
 from services.errors import BadInput, IntegrityError
+from workers.engine.layout import ALIGNMENT, Cut, Layout, Slot
+from workers.engine.tiers import Tier, plan_tier
 
 TORCH_DTYPES = {
     "float32": torch.float32,
@@ -27,85 +31,76 @@ TORCH_DTYPES = {
     "float16": torch.float16,
 }
 FILE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-#: every tensor starts on a multiple of this many values, as matrix kernels want it
-ALIGNMENT = 64
-#: share of a device's free memory that pool and buffers may fill; the rest is for activations
-DEVICE_SHARE, HOST_SHARE = 0.7, 0.5
-
-#: `device`: beside the model; `host`: in this machine's memory; `mapped`: paged in from the files
-Tier = Literal["device", "host", "mapped"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """Where one tensor lies in the flat buffers: values [start, start + count)."""
-
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    count: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """All tensors of a pool's checkpoints in name order, with gaps that keep them aligned."""
-
-    slots: tuple[Slot, ...] = field(repr=False)
-    #: values of one flat buffer, gaps included
-    size: int
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, TensorInfo]) -> Layout:
-        """The layout of one checkpoint; the others of its pool must have the same names, shapes."""
-        slots, start = [], 0
-        for name, info in sorted(tensors.items()):
-            slots.append(Slot(name=name, shape=info.shape, start=start, count=info.count))
-            start += math.ceil(info.count / ALIGNMENT) * ALIGNMENT
-        return cls(slots=tuple(slots), size=start)
-
-    def views(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) for every slot of a flat buffer, without copying."""
-        for slot in self.slots:
-            yield slot.name, flat[slot.start : slot.start + slot.count].view(slot.shape)
+#: bytes of two files compared at a time
+COMPARE_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
-    """One checkpoint of the pool: a flat buffer, or one mapped tensor per slot."""
+    """One checkpoint of the pool: the held part of every tensor, 1-D, in the file's dtype."""
 
     checkpoint: Checkpoint
-    flat: Tensor | None = None
-    mapped: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-
-    def piece(self, slot: Slot) -> Tensor:
-        """The 1-D values of one tensor."""
-        if self.flat is None:
-            return self.mapped[slot.name]
-        return self.flat[slot.start : slot.start + slot.count]
+    pieces: Mapping[str, Tensor] = field(repr=False)
 
 
 class Pool:
     """Checkpoints by digest, in one layout, on one tier."""
 
-    def __init__(self, parents: Sequence[Parent], layout: Layout, tier: Tier) -> None:
+    def __init__(
+        self,
+        parents: Sequence[Parent],
+        layout: Layout,
+        *,
+        tier: Tier,
+        plan: str,
+        identical: frozenset[str],
+    ) -> None:
         self.parents = {parent.checkpoint.digest: parent for parent in parents}
         self.layout, self.tier = layout, tier
+        #: what was chosen and why, for people
+        self.plan = plan
+        #: tensors that are the same bit for bit in every checkpoint, judged on whole tensors
+        self.identical = identical
+        self._formed: weakref.ref[Tensor] | None = None
+        #: identical tensors that the buffer `_formed` holds as they are in the checkpoints
+        self._held: set[str] = set()
 
-    def form_(self, out: Tensor, digests: Sequence[str], weights: Sequence[float]) -> None:
-        """Write the linear combination into the flat buffer `out`; BadInput for unknown digests."""
-        if missing := [digest for digest in digests if digest not in self.parents]:
-            raise BadInput(
-                f"parent {missing[0][:12]}… is not in the resident pool",
-                where="recipe",
-                mend="Load the pool that the recipe was made for",
-            )
-        parents = [self.parents[digest] for digest in digests]
-        if all(parent.flat is not None for parent in parents):
-            linear_(out, [p.flat for p in parents if p.flat is not None], weights)
-            return
+    def form_(self, out: Tensor, recipe: Recipe) -> tuple[Slot, ...]:
+        """Write the candidate into the flat buffer `out`; the slots that were written.
+
+        The others hold a tensor that is identical in all checkpoints since an earlier call with
+        the same buffer, so nobody else may write to it. BadInput for unknown parents.
+        """
+        parents = self._parents(recipe)
+        if self._formed is None or self._formed() is not out:
+            self._formed, self._held = weakref.ref(out), set()
+        weights = recipe.weights
+        constant = sums_to_one(weights)
+        written = []
         for slot in self.layout.slots:
+            same = constant and slot.name in self.identical
+            if same and slot.name in self._held:
+                continue
+            written.append(slot)
+            pieces = [parent.pieces[slot.name] for parent in parents]
             piece = out[slot.start : slot.start + slot.count]
-            linear_(piece, [parent.piece(slot) for parent in parents], weights)
+            if same:
+                linear_(piece, pieces[:1], (1.0,))
+                self._held.add(slot.name)
+            else:
+                self._held.discard(slot.name)
+                linear_(piece, pieces, weights)
+        return tuple(written)
+
+    def _parents(self, recipe: Recipe) -> list[Parent]:
+        for digest in recipe.parents:
+            if digest not in self.parents:
+                raise BadInput(
+                    f"parent {digest[:12]}… is not in the resident pool",
+                    where="recipe",
+                    mend="Load the pool that the recipe was made for",
+                )
+        return [self.parents[digest] for digest in recipe.parents]
 
 
 def load_pool(
@@ -114,13 +109,18 @@ def load_pool(
     device: torch.device,
     buffer_bytes_per_value: int,
     tier: Tier | None = None,
+    fused: Sequence[Sequence[str]] = (),
+    cuts: Mapping[str, Cut] | None = None,
+    ranks: int = 1,
     progress: Callable[[int, int], None],
 ) -> Pool:
     """Read (digest, folder) pairs into the fastest tier that fits beside the model's own buffers.
 
-    `buffer_bytes_per_value` is what the model needs per value of the layout. Raises
-    IntegrityError when a folder no longer holds the bytes of its digest, BadInput when the
-    checkpoints have different tensors. `progress` gets (bytes done, bytes in all).
+    `buffer_bytes_per_value` is what the model needs per value of the layout; `tier` overrules the
+    choice; `fused` and `cuts` are those of `Layout.of`, but cuts may name tensors that were left
+    out as tied; `ranks` processes like this one share the machine's memory. Raises IntegrityError
+    when a folder no longer holds the bytes of its digest, BadInput when the checkpoints have
+    different tensors. `progress` gets (bytes done, bytes in all).
     """
     sizes = [sum(f.stat().st_size for f in path.glob("*.safetensors")) for _, path in checkpoints]
     # every file is read twice: to be hashed, and to be kept
@@ -133,17 +133,30 @@ def load_pool(
     for (digest, path), size in zip(checkpoints, sizes, strict=True):
         read.append(_verified(digest, path, hashed))
         done += size
-    layout = Layout.of(read[0].tensors)
+    here = {name: cut for name, cut in (cuts or {}).items() if name in read[0].tensors}
+    layout = Layout.of(read[0].tensors, fused=fused, cuts=here)
     for checkpoint in read[1:]:
         _check_layout(read[0], checkpoint)
-    pool_bytes = sum(sizes)
-    tier = tier or _fitting_tier(device, pool_bytes, layout.size * buffer_bytes_per_value)
+    mapped = [_mapped(checkpoint) for checkpoint in read]
+    identical = _identical(mapped)
+    bytes_of = _piece_bytes(layout, mapped, identical)
+    plan = plan_tier(
+        device,
+        pool_bytes=sum(map(sum, bytes_of)),
+        buffer_bytes=layout.size * buffer_bytes_per_value,
+        ranks=ranks,
+        told=tier,
+    )
+    shared: dict[str, Tensor] = {}
     parents = []
-    for checkpoint, size in zip(read, sizes, strict=True):
-        parents.append(_resident(checkpoint, layout, tier, device))
+    for checkpoint, whole, size in zip(read, mapped, sizes, strict=True):
+        pieces = _pieces(layout, whole, shared, plan.tier, device)
+        shared = shared or {name: pieces[name] for name in identical}
+        parents.append(Parent(checkpoint=checkpoint, pieces=pieces))
         done += size
         progress(done, total)
-    return Pool(parents, layout, tier)
+    line = f"{plan}; {len(identical)} of {len(layout.slots)} tensors are the same in all"
+    return Pool(parents, layout, tier=plan.tier, plan=line, identical=identical)
 
 
 def _verified(digest: str, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
@@ -168,72 +181,85 @@ def _check_layout(first: Checkpoint, other: Checkpoint) -> None:
         )
 
 
-def _fitting_tier(device: torch.device, pool_bytes: int, buffer_bytes: int) -> Tier:
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if pool_bytes + buffer_bytes <= DEVICE_SHARE * free:
-            return "device"
-        buffer_bytes = 0
-    return "host" if pool_bytes + buffer_bytes <= HOST_SHARE * available_memory() else "mapped"
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take: what the machine has and the container allows."""
-    bound = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        bound = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        bound = min(bound, int(limit.read_text()) - int(used.read_text()))
-    return max(bound, 0)
-
-
-def _resident(checkpoint: Checkpoint, layout: Layout, tier: Tier, device: torch.device) -> Parent:
-    if tier == "mapped":
-        return Parent(checkpoint=checkpoint, mapped=_mapped(checkpoint))
-    kinds = {info.dtype for info in checkpoint.tensors.values()}
-    # values of several dtypes meet exactly in float32
-    dtype = FILE_DTYPES[kinds.pop()] if len(kinds) == 1 else torch.float32
-    flat = torch.zeros(
-        layout.size,
-        dtype=dtype,
-        device=device if tier == "device" else "cpu",
-        pin_memory=tier == "host" and device.type == "cuda",
-    )
-    for slot in layout.slots:
-        info = checkpoint.tensors[slot.name]
-        flat[slot.start : slot.start + slot.count].copy_(_read(checkpoint, info))
-    return Parent(checkpoint=checkpoint, flat=flat)
-
-
-def _read(checkpoint: Checkpoint, info: TensorInfo) -> Tensor:
-    values = torch.empty(info.count, dtype=FILE_DTYPES[info.dtype])
-    with open_regular(checkpoint.path / info.file) as file:
-        file.seek(info.start)
-        got = file.readinto(values.view(torch.uint8).numpy())  # type: ignore[attr-defined]
-    if got != info.end - info.start:
-        raise IntegrityError(
-            f"tensor {info.name!r} is cut short",
-            where=str(checkpoint.path / info.file),
-            mend="Restore the file",
-        )
-    return values
-
-
 def _mapped(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    files = {
-        name: torch.from_file(
-            str(checkpoint.path / name), shared=False, size=entry.bytes, dtype=torch.uint8
-        )
-        for name, entry in checkpoint.files.items()
-        if name.endswith(".safetensors")
-    }
-    pieces = {}
+    """Every whole tensor, in its shape, over read-only pages that all processes share."""
+    files: dict[str, Tensor] = {}
+    tensors = {}
     for info in checkpoint.tensors.values():
+        if info.file not in files:
+            with open_regular(checkpoint.path / info.file) as file:
+                pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+            with warnings.catch_warnings():
+                # nothing writes to a parent
+                warnings.filterwarnings("ignore", message="The given buffer is not writable")
+                files[info.file] = torch.frombuffer(pages, dtype=torch.uint8)
         raw, dtype = files[info.file][info.start : info.end], FILE_DTYPES[info.dtype]
         # a view needs an aligned start, which the format does not promise
         aligned = info.start % dtype.itemsize == 0
-        pieces[info.name] = raw.view(dtype) if aligned else raw.clone().view(dtype)
+        tensors[info.name] = (raw if aligned else raw.clone()).view(dtype).view(info.shape)
+    return tensors
+
+
+def _identical(mapped: Sequence[Mapping[str, Tensor]]) -> frozenset[str]:
+    first, *others = mapped
+    return frozenset(
+        name for name, t in first.items() if all(_same(t, other[name]) for other in others)
+    )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same bits; ends at the first difference."""
+    if a.dtype != b.dtype:
+        return False
+    left, right = (t.reshape(-1).view(torch.uint8).numpy() for t in (a, b))
+    return all(
+        np.array_equal(left[i : i + COMPARE_BYTES], right[i : i + COMPARE_BYTES])
+        for i in range(0, len(left), COMPARE_BYTES)
+    )
+
+
+def _piece_bytes(
+    layout: Layout, mapped: Sequence[Mapping[str, Tensor]], identical: frozenset[str]
+) -> list[list[int]]:
+    """Bytes of the pieces that each parent keeps; the first one keeps the identical tensors."""
+    return [
+        [
+            slot.count * whole[slot.name].element_size()
+            for slot in layout.slots
+            if number == 0 or slot.name not in identical
+        ]
+        for number, whole in enumerate(mapped)
+    ]
+
+
+def _pieces(
+    layout: Layout,
+    whole: Mapping[str, Tensor],
+    shared: Mapping[str, Tensor],
+    tier: Tier,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The held part of every tensor on its tier; those in `shared` are another parent's.
+
+    Mapped parts that are no plain range of the file (columns of a matrix) are copied.
+    """
+    pieces = dict(shared)
+    mine = [slot for slot in layout.slots if slot.name not in shared]
+    if tier == "mapped":
+        return pieces | {slot.name: slot.take(whole[slot.name]) for slot in mine}
+    starts, size = [], 0
+    for slot in mine:
+        starts.append(size)
+        used = slot.count * whole[slot.name].element_size()
+        size += -(-used // ALIGNMENT) * ALIGNMENT
+    buffer = torch.empty(
+        size,
+        dtype=torch.uint8,
+        device=device if tier == "device" else "cpu",
+        pin_memory=tier == "host" and device.type == "cuda",
+    )
+    for slot, start in zip(mine, starts, strict=True):
+        values = slot.take(whole[slot.name])
+        piece = buffer[start : start + values.nbytes].view(values.dtype)
+        pieces[slot.name] = piece.copy_(values)
     return pieces

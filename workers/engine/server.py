@@ -2,6 +2,8 @@
 
 Lives as long as its parent and no longer. An error that Remelt can explain is sent back and the
 engine goes on; any other one ends the process, because its state can no longer be trusted.
+
+Every rank runs the same code on the same requests; only rank 0 hears the client and speaks to it.
 """
 
 from __future__ import annotations
@@ -13,25 +15,36 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optim.merge import all_finite
+from optim.merge import all_finite, sums_to_one
 from optim.recipe import Recipe
+from services.checkpoints import Checkpoint
+from services.checkpoints.headers import read_tensors
 from services.errors import BadInput, RemeltError, TrialRejected
 from services.suites import Item, Suite, parse_suite
-from workers.engine.answer import answer_requests
-from workers.engine.channel import Channel, ChannelClosed, Message
-from workers.engine.compile import GenerationPlan, LikelihoodPlan, compile_suite
+from workers.engine.answer import RequestPlan, answer_requests, plan_requests
+from workers.engine.build import build_frame, cuts_for
+from workers.engine.channel import Channel, ChannelClosed
+from workers.engine.compile import LikelihoodPlan, compile_suite
 from workers.engine.digest import BackgroundDigest
+from workers.engine.gather import GatheredDigest
+from workers.engine.generate import GenerationPlan, Tick
+from workers.engine.group import Group, Stop
+from workers.engine.lower import FROZEN, Activations
 from workers.engine.model import LiveModel, head_key
-from workers.engine.requests import compile_requests
+from workers.engine.parallel import Frame
+from workers.engine.requests import encode_requests
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
-from workers.engine.score import score_suite
+from workers.engine.score import Scores, score_suite
 from workers.engine.tasks import TaskPlan, compile_task, score_task
+from workers.engine.tiers import Tier
 
 #: smallest pause between two progress messages
 PROGRESS_SECONDS = 0.1
@@ -39,79 +52,106 @@ PROGRESS_SECONDS = 0.1
 PARENT_SECONDS = 1.0
 #: on a CPU larger batches fall out of the caches: 2048 was 1.4 times as fast as 8192 (stories260K)
 CPU_BATCH_TOKENS = 2048
+#: phases in which the ranks talk to each other: they stop at the same message, or not at all
+TOGETHER = frozenset({"score", "digest"})
+ACTIVATION_BYTES = 4 * 2**30
 
 Plan = LikelihoodPlan | GenerationPlan | TaskPlan
 #: a suite, its items in the wanted split, and how to score them
 Work = tuple[Suite, tuple[Item, ...], Plan]
 
 
-class _Stop(Exception):
-    """The client told us to drop the running request."""
-
-
 class Server:
-    """Serves one client over `channel` until it is gone."""
+    """One rank, which serves one client over `channel` (rank 0's alone) until it is gone."""
 
     def __init__(
         self,
-        channel: Channel,
+        channel: Channel | None,
+        group: Group,
         *,
         device: torch.device,
         compute: str,
         batch_tokens: int,
+        parallel: str,
+        meeting: int | None,
         parent: int,
+        tier: Tier | None = None,
     ) -> None:
-        self.channel, self.device, self.compute = channel, device, compute
+        self.channel, self.group, self.device, self.compute = channel, group, device, compute
+        self.parallel, self.meeting, self.parent = parallel, meeting, parent
+        #: where the pool is to live; None: wherever it fits best
+        self.tier = tier
         cpu = device.type == "cpu"
         self.batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS) if cpu else batch_tokens
-        self.parent = parent
-        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.number, self.aborted, self.told = 0, -1, 0.0
         self.suites: dict[str, Suite] = {}
         self.pool: Pool | None = None
         self.model: LiveModel | None = None
+        self.activations = Activations(ACTIVATION_BYTES)
         #: by suite digest and split
         self.work: dict[tuple[str, str | None], Work] = {}
-        #: the candidate in the recipe's dtype, and in the dtype that the model computes with
+        #: the candidate in the recipe's dtype; and in the dtype that the model computes with,
+        #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
         self.live: Tensor | None = None
         #: digest of the recipe that the buffers hold
         self.formed: str | None = None
 
     def serve(self) -> None:
-        """Answer requests for ever; the process ends from the thread that hears the channel."""
+        """Answer requests for ever; the process ends from the thread that minds its parent."""
         threading.Thread(target=self._listen, name="channel", daemon=True).start()
-        self._send("done", about=self._about())
+        self._answered(self._begin)
         while True:
-            message = self.inbox.get()
-            self.number = message.data.get("number", 0)
-            try:
-                self._answer(message.data)
-            except _Stop:
-                self._send("error", kind="EngineFailed", what="aborted", where="", mend="")
-            except RemeltError as error:
-                kind = type(error).__name__
-                self._send("error", kind=kind, what=error.what, where=error.where, mend=error.mend)
-            except Exception as error:
-                traceback.print_exc()
-                what = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-                self._send("error", kind="EngineFailed", what=what, where="", mend="")
-                raise
+            data = self.group.share(self.inbox.get() if self.channel else None)
+            self.number = data.get("number", 0)
+            self._answered(lambda data=data: self._answer(data))  # type: ignore[misc]
+
+    def rank_ended(self, what: str) -> None:
+        """Another rank is gone: nothing that this one computes can be finished."""
+        with suppress(ChannelClosed):
+            self._send("error", kind="EngineFailed", what=what, where="", mend="")
+        os._exit(1)
+
+    def _answered(self, answer: Callable[[], None]) -> None:
+        """Run `answer`, and send back what went wrong."""
+        try:
+            answer()
+        except Stop:
+            self._send("error", kind="EngineFailed", what="aborted", where="", mend="")
+        except RemeltError as error:
+            kind = type(error).__name__
+            self._send("error", kind=kind, what=error.what, where=error.where, mend=error.mend)
+        except ChannelClosed:
+            # rank 0 or the client is gone
+            os._exit(1)
+        except Exception as error:
+            traceback.print_exc()
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            self._send("error", kind="EngineFailed", what=what, where="", mend="")
+            raise
 
     def _listen(self) -> None:
-        """Hear the client while the main thread computes; without a client there is no engine."""
+        """Hear the client while the main thread computes; no engine outlives what started it."""
         try:
             while os.getppid() == self.parent:
+                if self.channel is None:
+                    time.sleep(PARENT_SECONDS)
+                    continue
                 message = self.channel.receive(PARENT_SECONDS)
                 if message is None:
                     continue
                 if message.data["op"] == "abort":
                     self.aborted = message.data["number"]
                 else:
-                    self.inbox.put(message)
+                    self.inbox.put(message.data)
         except ChannelClosed:
             pass
         os._exit(0)
+
+    def _begin(self) -> None:
+        self.group.collect("ready")
+        self._send("done", about=self._about())
 
     def _answer(self, data: dict[str, Any]) -> None:
         if data["op"] == "load":
@@ -126,12 +166,13 @@ class Server:
             raise BadInput(f"operation {data['op']!r} is not known", where="engine")
 
     def _send(self, event: str, arrays: dict[str, Any] | None = None, **data: Any) -> None:
-        self.channel.send({"event": event, "number": self.number, **data}, arrays)
+        if self.channel is not None:
+            self.channel.send({"event": event, "number": self.number, **data}, arrays)
 
     def _tell(self, phase: str, done: int = 0, total: int = 0, suite: str | None = None) -> None:
         """Report progress, not too often; stop here if the client no longer wants the result."""
-        if self.aborted == self.number:
-            raise _Stop
+        if self.group.stopped(self.aborted == self.number, together=phase in TOGETHER):
+            raise Stop
         if time.monotonic() - self.told >= PROGRESS_SECONDS:
             self.told = time.monotonic()
             progress = {"phase": phase, "suite": suite, "done": done, "total": total}
@@ -142,6 +183,7 @@ class Server:
         return {
             "pid": os.getpid(),
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
+            "ranks": self.group.world,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
@@ -150,15 +192,47 @@ class Server:
         """Replace the resident pool; the old one is freed first."""
         self.pool = self.model = self.stored = self.live = self.formed = None
         self.work.clear()
+        self.activations.clear()
         stored = TORCH_DTYPES[data["dtype"]]
-        live = self._live_dtype(stored)
-        self.pool = load_pool(
-            [(digest, Path(path)) for digest, path in data["checkpoints"]],
-            device=self.device,
+        checkpoints = [(digest, Path(path)) for digest, path in data["checkpoints"]]
+        # the model says what a rank must hold of the pool: it comes first
+        frame = self.group.agreed(lambda: self._new_frame(checkpoints[0][1], stored))
+        self.pool = pool = self.group.agreed(lambda: self._new_pool(checkpoints, frame, stored))
+        head = pool.parents[checkpoints[0][0]].checkpoint
+        self.model = self.group.agreed(lambda: self._new_model(head, frame, stored))
+        choice = frame.choice
+        sys.stderr.write(f"pool {pool.plan}; {choice.kind}: {choice.why}\n")
+        self._send("done", pool=pool.plan, parallel=choice.kind, parallel_why=choice.why)
+
+    def _new_frame(self, folder: Path, stored: torch.dtype) -> Frame:
+        self._tell("build")
+        return build_frame(
+            folder,
+            self._live_dtype(stored),
+            self.device,
+            wanted=self.parallel,
+            group=self.group,
+            meeting=self.meeting,
+        )
+
+    def _new_pool(
+        self, checkpoints: list[tuple[str, Path]], frame: Frame, stored: torch.dtype
+    ) -> Pool:
+        live = frame.dtype
+        return load_pool(
+            checkpoints,
+            device=self._home(frame),
             buffer_bytes_per_value=stored.itemsize + (0 if live == stored else live.itemsize),
+            tier=self.tier,
+            fused=frame.names.fused,
+            cuts=cuts_for(frame, read_tensors(checkpoints[0][1])),
+            ranks=self.group.world,
             progress=lambda done, total: self._tell("load", done, total),
         )
-        self._send("done", tier=self.pool.tier)
+
+    def _home(self, frame: Frame) -> torch.device:
+        """Where pool and candidate are at home: offloaded, they pass through the GPU in layers."""
+        return torch.device("cpu") if frame.choice.kind == "zero3-offload" else self.device
 
     def _keep_suite(self, data: dict[str, Any]) -> None:
         suite = parse_suite(
@@ -186,17 +260,17 @@ class Server:
     def _evaluate(self, data: dict[str, Any]) -> None:
         started = time.monotonic()
         recipe = Recipe.from_dict(data["recipe"])
-        model = self._model_for(recipe)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        work = [self._compiled(model, digest, data["split"]) for _, digest in data["suites"]]
-        compiled = time.monotonic()
-        self._tell("form")
-        self._form(recipe)
+        model = self.group.agreed(lambda: self._model_for(recipe))
+        self.group.agreed(lambda: self._form(recipe))
         formed = time.monotonic()
-        assert self.pool is not None
-        assert self.stored is not None
-        digest = BackgroundDigest(self.pool.layout, self.stored)
+        model.begin(self._signature(recipe))
+        work = self.group.agreed(
+            lambda: [self._compiled(model, digest, data["split"]) for _, digest in data["suites"]]
+        )
+        compiled = time.monotonic()
+        digest = self._digest(model)
         try:
             tokens = self._score(model, [name for name, _ in data["suites"]], work)
             scored = time.monotonic()
@@ -206,13 +280,13 @@ class Server:
             digest.stop()
         ended = time.monotonic()
         phases = {
-            "compile": compiled - started,
-            "form": formed - compiled,
-            "score": scored - formed,
+            "form": formed - started,
+            "compile": compiled - formed,
+            "score": scored - compiled,
             "digest": ended - scored,
             "total": ended - started,
         }
-        peak = self._peak_memory()
+        peak = sum(self.group.collect(self._peak_memory()))
         self._send(
             "done", weights_digest=weights, phases=phases, tokens=tokens, peak_memory_bytes=peak
         )
@@ -220,48 +294,72 @@ class Server:
     def _respond(self, data: dict[str, Any]) -> None:
         """Answer requests in lm-eval's terms; the candidate is formed if it is another one."""
         recipe = Recipe.from_dict(data["recipe"])
-        model = self._model_for(recipe)
+        model = self.group.agreed(lambda: self._model_for(recipe))
         if self.formed != recipe.digest:
-            self._tell("form")
-            self._form(recipe)
+            self.group.agreed(lambda: self._form(recipe))
+        model.begin(self._signature(recipe))
         requests, where = data["requests"], "lm-eval"
-        plan = compile_requests(
-            requests,
-            model.encoder,
-            names=[str(number) for number in range(len(requests))],
-            where=where,
-            truncate=True,
-        )
-        found = answer_requests(
-            model,
-            plan,
-            batch_tokens=self.batch_tokens,
-            where=where,
-            tick=lambda done: self._tell("score", done, plan.tokens),
-        )
-        self._send("done", values=found.values, truncated=plan.truncated)
+        names = [str(number) for number in range(len(requests))]
+
+        def planned() -> RequestPlan:
+            encoded = encode_requests(
+                requests, model.encoder, names=names, where=where, truncate=True
+            )
+            return plan_requests(encoded, model, batch_tokens=self.batch_tokens)
+
+        plan = self.group.agreed(planned)
+
+        def tick(done: int) -> None:
+            self._tell("score", done, plan.tokens)
+
+        try:
+            found = self.group.agreed(lambda: answer_requests(model, plan, where=where, tick=tick))
+        finally:
+            # these requests will not come again
+            model.forget(plan.keys)
+        self._send("done", values=found.values, truncated=plan.encoded.truncated)
+
+    def _digest(self, model: LiveModel) -> BackgroundDigest | GatheredDigest:
+        assert self.pool is not None
+        assert self.stored is not None
+        if self.group.world == 1:
+            return BackgroundDigest(self.pool.layout, self.stored)
+        shapes = {name: info.shape for name, info in model.head.tensors.items()}
+        return GatheredDigest(self.pool.layout, self.stored, shapes, self.group)
 
     def _model_for(self, recipe: Recipe) -> LiveModel:
         """The live model, built anew only when dtype, config or tokenizer are others."""
         if self.pool is None:
             raise BadInput("no pool is resident", where="engine", mend="Load one first")
         if recipe.parents[0] not in self.pool.parents:
-            self.pool.form_(torch.empty(0), recipe.parents, recipe.weights)
+            self.pool.form_(torch.empty(0), recipe)
         head = self.pool.parents[recipe.parents[0]].checkpoint
         stored = TORCH_DTYPES[recipe.dtype]
         if self.stored is None or self.stored.dtype != stored:
-            self.model, self.live, self.formed = None, None, None
-            self.stored = torch.zeros(self.pool.layout.size, dtype=stored, device=self.device)
-            live = self._live_dtype(stored)
-            same = live == stored
-            self.live = self.stored if same else torch.zeros_like(self.stored, dtype=live)
-        assert self.live is not None
+            self.model = self.stored = self.live = self.formed = None
         if self.model is None or self.model.key != head_key(head):
-            self.work.clear()
             self.model = None
-            self._tell("build")
-            self.model = LiveModel(head, self.pool.layout, self.live)
+            self.model = self._new_model(head, self._new_frame(head.path, stored), stored)
         return self.model
+
+    def _new_model(self, head: Checkpoint, frame: Frame, stored: torch.dtype) -> LiveModel:
+        """A live model whose parameters are views of `live`; makes the buffers if need be."""
+        assert self.pool is not None
+        cuts = cuts_for(frame, head.tensors)
+        if any(cuts.get(slot.name) != slot.cut for slot in self.pool.layout.slots):
+            raise BadInput(
+                "its config.json cuts the tensors in another way than that of the pool's first",
+                where=str(head.path),
+                mend="Merge only checkpoints of one architecture",
+            )
+        self.work.clear()
+        self.activations.clear()
+        size, home = self.pool.layout.size, self._home(frame)
+        if self.stored is None or self.live is None:
+            self.live = torch.zeros(size + frame.slack, dtype=frame.dtype, device=home)
+            same = stored == frame.dtype
+            self.stored = self.live[:size] if same else torch.zeros(size, dtype=stored, device=home)
+        return LiveModel(head, self.pool.layout, self.live, frame, self.activations)
 
     def _compiled(self, model: LiveModel, digest: str, split: str | None) -> Work:
         """What is to be scored for one suite: worked out once per suite, split and tokenizer."""
@@ -271,24 +369,32 @@ class Server:
             items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
             plan: Plan
             if suite.task is not None:
-                plan = compile_task(suite, items, model.encoder, batch_tokens=self.batch_tokens)
+                plan = compile_task(suite, items, model, batch_tokens=self.batch_tokens)
             else:
                 plan = compile_suite(
                     suite,
                     items,
                     model.encoder,
                     batch_tokens=self.batch_tokens,
+                    sharing=model.sharing,
                     equal_lengths=not model.takes_positions,
                 )
             self.work[digest, split] = (suite, items, plan)
         return self.work[digest, split]
 
+    def _signature(self, recipe: Recipe) -> Callable[[str], Hashable]:
+        """What a tensor of the candidate was made from: equal signatures, equal bytes."""
+        assert self.pool is not None
+        identical = self.pool.identical if sums_to_one(recipe.weights) else frozenset[str]()
+        return lambda name: FROZEN if name in identical else recipe.weights
+
     def _form(self, recipe: Recipe) -> None:
+        self._tell("form")
         assert self.pool is not None
         assert self.stored is not None
         assert self.live is not None
         self.formed = None
-        self.pool.form_(self.stored, recipe.parents, recipe.weights)
+        self.pool.form_(self.stored, recipe)
         if not all_finite(self.stored):
             views = self.pool.layout.views(self.stored)
             name = next((name for name, view in views if not all_finite(view)), "?")
@@ -297,8 +403,8 @@ class Server:
                 where="recipe",
                 mend="Use smaller weights, or a dtype with a larger range",
             )
-        if self.live is not self.stored:
-            self.live.copy_(self.stored)
+        if self.live.dtype != self.stored.dtype:
+            self.live[: len(self.stored)].copy_(self.stored)
         self.formed = recipe.digest
 
     def _score(self, model: LiveModel, names: list[str], work: list[Work]) -> int:
@@ -310,10 +416,17 @@ class Server:
             def tick(done: int, *, before: int = before, name: str = name) -> None:
                 self._tell("score", before + done, total, name)
 
-            if isinstance(plan, TaskPlan):
-                scores = score_task(model, suite, items, plan, tick)
-            else:
-                scores = score_suite(model, suite, items, plan, tick)
+            def score(
+                suite: Suite = suite,
+                items: tuple[Item, ...] = items,
+                plan: Plan = plan,
+                tick: Tick = tick,
+            ) -> Scores:
+                if isinstance(plan, TaskPlan):
+                    return score_task(model, suite, items, plan, tick)
+                return score_suite(model, suite, items, plan, tick)
+
+            scores = self.group.agreed(score)
             before += plan.tokens
             tokens += scores.tokens
             self._send(

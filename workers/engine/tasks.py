@@ -10,22 +10,21 @@ import numpy as np
 
 from services.lm_eval.judge import Judge
 from services.suites import Item, Suite
-from workers.engine.answer import answer_requests
-from workers.engine.encode import Encoder
+from workers.engine.answer import RequestPlan, answer_requests, plan_requests
+from workers.engine.generate import Tick
 from workers.engine.model import LiveModel
-from workers.engine.requests import RequestPlan, compile_requests
-from workers.engine.score import Scores, Tick
+from workers.engine.requests import encode_requests
+from workers.engine.score import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPlan:
-    """What N items ask, as token ids, and who judges the answers."""
+    """What N items ask, as forward passes, and who judges the answers."""
 
     requests: RequestPlan
     #: first request of each item, and the end: int64 [N+1]
     offsets: np.ndarray
     judge: Judge
-    batch_tokens: int
 
     @property
     def tokens(self) -> int:
@@ -34,21 +33,23 @@ class TaskPlan:
 
 
 def compile_task(
-    suite: Suite, items: Sequence[Item], encoder: Encoder, *, batch_tokens: int
+    suite: Suite, items: Sequence[Item], model: LiveModel, *, batch_tokens: int
 ) -> TaskPlan:
-    """Tokenise `items` of a suite that has a task; BadInput for an item that does not fit."""
+    """Tokenise and batch `items` of a suite that has a task; BadInput for one that does not fit.
+
+    The model must have been told to `begin`.
+    """
     asked = [item.asked["requests"] for item in items if item.asked is not None]
-    plan = compile_requests(
+    encoded = encode_requests(
         [request for requests in asked for request in requests],
-        encoder,
+        model.encoder,
         names=[i.id for i, requests in zip(items, asked, strict=True) for _ in requests],
         where=f"suite {suite.name!r}",
     )
     return TaskPlan(
-        requests=plan,
+        requests=plan_requests(encoded, model, batch_tokens=batch_tokens),
         offsets=np.cumsum([0, *map(len, asked)]),
         judge=Judge(suite),
-        batch_tokens=batch_tokens,
     )
 
 
@@ -56,13 +57,7 @@ def score_task(
     model: LiveModel, suite: Suite, items: Sequence[Item], plan: TaskPlan, tick: Tick
 ) -> Scores:
     """Score `items` by the plan compiled from them; TrialRejected if a score is not finite."""
-    found = answer_requests(
-        model,
-        plan.requests,
-        batch_tokens=plan.batch_tokens,
-        where=f"suite {suite.name!r}",
-        tick=tick,
-    )
+    found = answer_requests(model, plan.requests, where=f"suite {suite.name!r}", tick=tick)
     bounds = list(zip(plan.offsets[:-1], plan.offsets[1:], strict=True))
     arrays, texts = plan.judge(items, [found.values[start:end] for start, end in bounds])
     # of a text suite, `tokens` are the units that its metric divides by

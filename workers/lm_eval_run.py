@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import Any
 
 from optim.recipe import Recipe
@@ -25,13 +27,15 @@ def run_tasks(
 
     model = LiveLM(engine, recipe, on_tick)
     try:
-        results = evaluate(
-            lm=model,
-            task_dict=loaded,
-            limit=limit,
-            bootstrap_iters=BOOTSTRAPS,
-            log_samples=True,
-        )
+        # what tasks and metrics print must not stand among our data
+        with contextlib.redirect_stdout(sys.stderr):
+            results = evaluate(
+                lm=model,
+                task_dict=loaded,
+                limit=limit,
+                bootstrap_iters=BOOTSTRAPS,
+                log_samples=True,
+            )
     except (RemeltError, Aborted):
         raise
     except Exception as error:  # whatever a task's own code raises

@@ -137,6 +137,34 @@ def test_rolling_texts_of_any_length(
     assert longest > 96, "some must be cut into windows"
 
 
+def test_two_ranks_judge_and_answer_alike(
+    engine: Engine, tiny_model: Save, lm_tasks: Path, tmp_path: Path
+) -> None:
+    folder, here = tiny_model("Llama"), TaskOptions(include_path=lm_tasks, limit=12)
+    suites = [read_task(name, name, here) for name in ("several", "say", "read")]
+    loaded = [load_tasks(["mutual", "say"], here) for _ in range(2)]
+    config = Settings(home=tmp_path, engine_device="cpu", engine_ranks=2, batch_tokens=300)
+    found: list[dict[str, SuiteResult]] = []
+    runs: list[Any] = []
+    with Engine(config, log_dir=tmp_path) as pair:
+        for one, tasks in zip((engine, pair), loaded, strict=True):
+            results: dict[str, SuiteResult] = {}
+            recipe = recipe_of(one, folder)
+            one.evaluate(
+                recipe, suites, None, on_suite=lambda r, into=results: into.update({r.suite: r})
+            )
+            found.append(results)
+            runs.append(run_tasks(one, recipe, tasks, 5, lambda progress: True)[0]["results"])
+    for suite in suites:
+        alone, both = (results[suite.name].predictions for results in found)
+        if suite.form == "text":
+            assert both.nll == pytest.approx(alone.nll, rel=1e-4)
+        else:
+            assert both.answer.tolist() == alone.answer.tolist()
+            assert both.correct.tolist() == alone.correct.tolist()
+    assert runs[0] == runs[1]
+
+
 def test_a_group_is_one_suite(engine: Engine, folder: Path, lm_tasks: Path) -> None:
     suite = read_task("g", "ranks", TaskOptions(include_path=lm_tasks, limit=10))
     assert (len(suite), {item.cluster for item in suite.items}) == (20, {"rank", "rank_more"})

@@ -155,7 +155,10 @@ class _Read:
             "higher_is_better": self.task.higher_is_better().get(self.metric, True),
             "multiple_input": self.task.multiple_input,
             "multiple_target": self.task.multiple_target,
-            "config": freeze({k: v for k, v in kept.items() if v is not None}, where),
+            # YAML knows dates, JSON does not
+            "config": json.loads(
+                json.dumps(freeze({k: v for k, v in kept.items() if v}, where), default=str)
+            ),
         }
 
     def _id(self, number: int, several: bool) -> tuple[str, str | None]:

@@ -328,7 +328,7 @@ import sys, time
 from pathlib import Path
 from services.settings import Settings
 from workers.engine.client import Engine
-assert not {"torch", "transformers", "deepspeed"} & set(sys.modules)
+assert not {"torch", "transformers", "deepspeed", "lm_eval", "datasets"} & set(sys.modules)
 engine = Engine(Settings(home=Path(sys.argv[1]), engine_device="cpu"), log_dir=Path(sys.argv[1]))
 if sys.argv[2] == "thread":
     import threading

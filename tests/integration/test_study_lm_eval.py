@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
 from services import registry
+from services.cli import cli
 from services.lm_eval.load import TaskOptions
 from services.lm_eval.tasks import read_task
 from services.settings import Settings
@@ -116,6 +118,11 @@ def test_a_study_over_tasks(
             read.predictions(stack.database, study, reference.number, "validation"),
             sealed_predictions(stack.database, number, reference.number, purpose="a test"),
         ]
+    logs = config.home / "logs-of-trial"
+    done = CliRunner().invoke(cli, ["export", str(number), "--lm-eval", str(logs), "--trial", "0"])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("wrote ") == len(TASKS) + 1
+    assert len(list(logs.glob("study-*-trial-0-validation/samples_*.jsonl"))) == len(TASKS)
     assert [suite.form for suite in study.suites] == ["choice", "choice", "exact", "text"]
     # lm-eval's own loop over all documents of the reference, and the rows of all its splits
     main([str(tiny_pool / "pool/now"), "--lm-eval", *TASKS, "--include-path", str(tasks), "--json"])

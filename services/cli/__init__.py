@@ -47,6 +47,7 @@ for command in (
     pool.pool,
     suite.suite,
     study.study,
+    study.export,
     stack.evaluate,
     artefact.cast,
     merge.merge,

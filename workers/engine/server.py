@@ -28,18 +28,21 @@ from services.checkpoints import Checkpoint
 from services.checkpoints.headers import read_tensors
 from services.errors import BadInput, RemeltError, TrialRejected
 from services.suites import Item, Suite, parse_suite
+from workers.engine.answer import RequestPlan, answer_requests, plan_requests
 from workers.engine.build import build_frame, cuts_for
 from workers.engine.channel import Channel, ChannelClosed
 from workers.engine.compile import LikelihoodPlan, compile_suite
 from workers.engine.digest import BackgroundDigest
 from workers.engine.gather import GatheredDigest
-from workers.engine.generate import GenerationPlan
+from workers.engine.generate import GenerationPlan, Tick
 from workers.engine.group import Group, Stop
 from workers.engine.lower import FROZEN, Activations
 from workers.engine.model import LiveModel, head_key
 from workers.engine.parallel import Frame
+from workers.engine.requests import encode_requests
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
-from workers.engine.score import score_suite
+from workers.engine.score import Scores, score_suite
+from workers.engine.tasks import TaskPlan, compile_task, score_task
 from workers.engine.tiers import Tier
 
 #: smallest pause between two progress messages
@@ -52,7 +55,7 @@ CPU_BATCH_TOKENS = 2048
 TOGETHER = frozenset({"score", "digest"})
 ACTIVATION_BYTES = 4 * 2**30
 
-Plan = LikelihoodPlan | GenerationPlan
+Plan = LikelihoodPlan | GenerationPlan | TaskPlan
 #: a suite, its items in the wanted split, and how to score them
 Work = tuple[Suite, tuple[Item, ...], Plan]
 
@@ -93,6 +96,8 @@ class Server:
         self.live: Tensor | None = None
         #: SHA-256 of the tensors that `stored` holds, by name, as far as they are known
         self.hashes: dict[str, str] = {}
+        #: digest of the recipe that the buffers hold
+        self.formed: str | None = None
 
     def serve(self) -> None:
         """Answer requests for ever; the process ends from the thread that minds its parent."""
@@ -165,6 +170,8 @@ class Server:
             self._keep_suite(data)
         elif data["op"] == "evaluate":
             self._evaluate(data)
+        elif data["op"] == "respond":
+            self._respond(data)
         else:
             raise BadInput(f"operation {data['op']!r} is not known", where="engine")
 
@@ -193,7 +200,7 @@ class Server:
 
     def _load(self, data: dict[str, Any]) -> None:
         """Replace the resident pool; the old one is freed first."""
-        self.pool = self.model = self.stored = self.live = None
+        self.pool = self.model = self.stored = self.live = self.formed = None
         self.work.clear()
         self.activations.clear()
         self.hashes.clear()
@@ -243,10 +250,8 @@ class Server:
             data["name"],
             data["jsonl"],
             where=data["name"],
-            normalise=data["normalise"],
-            fractions=data["fractions"],
-            split_seed=data["split_seed"],
             require_splits=False,
+            **data["settings"],
         )
         if suite.digest != data["digest"]:
             raise BadInput(
@@ -298,6 +303,34 @@ class Server:
             "done", weights_digest=weights, phases=phases, tokens=tokens, peak_memory_bytes=peak
         )
 
+    def _respond(self, data: dict[str, Any]) -> None:
+        """Answer requests in lm-eval's terms; the candidate is formed if it is another one."""
+        recipe = Recipe.from_dict(data["recipe"])
+        model = self.group.agreed(lambda: self._model_for(recipe))
+        if self.formed != recipe.digest:
+            self.group.agreed(lambda: self._form(recipe))
+        model.begin(self._signature(recipe))
+        requests, where = data["requests"], "lm-eval"
+        names = [str(number) for number in range(len(requests))]
+
+        def planned() -> RequestPlan:
+            encoded = encode_requests(
+                requests, model.encoder, names=names, where=where, truncate=True
+            )
+            return plan_requests(encoded, model, batch_tokens=self.batch_tokens)
+
+        plan = self.group.agreed(planned)
+
+        def tick(done: int) -> None:
+            self._tell("score", done, plan.tokens)
+
+        try:
+            found = self.group.agreed(lambda: answer_requests(model, plan, where=where, tick=tick))
+        finally:
+            # these requests will not come again
+            model.forget(plan.keys)
+        self._send("done", values=found.values, truncated=plan.encoded.truncated)
+
     def _digest(self, model: LiveModel) -> BackgroundDigest | GatheredDigest:
         assert self.pool is not None
         assert self.stored is not None
@@ -315,7 +348,7 @@ class Server:
         head = self.pool.parents[recipe.parents[0]].checkpoint
         stored = TORCH_DTYPES[recipe.dtype]
         if self.stored is None or self.stored.dtype != stored:
-            self.model = self.stored = self.live = None
+            self.model = self.stored = self.live = self.formed = None
             self.hashes.clear()
         if self.model is None or self.model.key != head_key(head):
             self.model = None
@@ -347,14 +380,18 @@ class Server:
             suite = self.suites[digest]
             self._tell("compile", suite=suite.name)
             items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
-            plan = compile_suite(
-                suite,
-                items,
-                model.encoder,
-                batch_tokens=self.batch_tokens,
-                sharing=model.sharing,
-                equal_lengths=not model.takes_positions,
-            )
+            plan: Plan
+            if suite.task is not None:
+                plan = compile_task(suite, items, model, batch_tokens=self.batch_tokens)
+            else:
+                plan = compile_suite(
+                    suite,
+                    items,
+                    model.encoder,
+                    batch_tokens=self.batch_tokens,
+                    sharing=model.sharing,
+                    equal_lengths=not model.takes_positions,
+                )
             self.work[digest, split] = (suite, items, plan)
         return self.work[digest, split]
 
@@ -375,6 +412,7 @@ class Server:
         assert self.pool is not None
         assert self.stored is not None
         assert self.live is not None
+        self.formed = None
         formed = self.pool.form_(self.stored, recipe)
         for slot in formed.written:
             self.hashes.pop(slot.name, None)
@@ -388,6 +426,7 @@ class Server:
                 where="recipe",
                 mend="Use smaller weights, or a dtype with a larger range",
             )
+        self.formed = recipe.digest
 
     def _score(self, model: LiveModel, names: list[str], work: list[Work]) -> int:
         """Score suite after suite, sending each as it is finished; tokens through the model."""
@@ -398,11 +437,17 @@ class Server:
             def tick(done: int, *, before: int = before, name: str = name) -> None:
                 self._tell("score", before + done, total, name)
 
-            scores = self.group.agreed(
-                lambda suite=suite, items=items, plan=plan, tick=tick: score_suite(  # type: ignore[misc]
-                    model, suite, items, plan, tick
-                )
-            )
+            def score(
+                suite: Suite = suite,
+                items: tuple[Item, ...] = items,
+                plan: Plan = plan,
+                tick: Tick = tick,
+            ) -> Scores:
+                if isinstance(plan, TaskPlan):
+                    return score_task(model, suite, items, plan, tick)
+                return score_suite(model, suite, items, plan, tick)
+
+            scores = self.group.agreed(score)
             before += plan.tokens
             tokens += scores.tokens
             self._send(

@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from transformers import PreTrainedTokenizerFast
 
 from services.errors import BadInput
 from services.suites import Item, Suite
-from workers.engine import compile as compiling
-from workers.engine.compile import GenerationPlan, LikelihoodPlan, compile_suite
+from tests.plugins.trees import seen_text
+from workers.engine.compile import LikelihoodPlan, compile_suite
 from workers.engine.encode import Encoder
+from workers.engine.generate import GenerationPlan
 from workers.engine.score import score_suite
+from workers.engine.tree import Sharing
 
 LETTERS = ["<unk>", "<s>", "</s>", *"abcdefghij ", "ab", " a"]
 
@@ -92,9 +95,9 @@ def test_texts_score_all_but_the_first_token() -> None:
 
 def test_answers_may_be_two_tokens_longer_than_the_target() -> None:
     encoder = make_encoder()
-    [(prompt, most)] = encoder.prompts([Item(id="x", prompt="cd", target=" ab")], "s")
-    assert prompt == tokens(encoder, "<s>|c|d")
-    assert most == len(encoder.encode(["cd ab"])[0]) - 3 + 2
+    [prompt] = encoder.prompts([Item(id="x", prompt="cd", target=" ab")], "s")
+    assert list(prompt.ids) == tokens(encoder, "<s>|c|d")
+    assert prompt.most == len(encoder.encode(["cd ab"])[0]) - 3 + 2
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_tokens_beyond_the_embeddings_are_refused() -> None:
 
 
 def compile_one(
-    form: str, items: list[Item], encoder: Encoder, batch_tokens: int = 64, **more: bool
+    form: str, items: list[Item], encoder: Encoder, batch_tokens: int = 64, **more: Any
 ) -> LikelihoodPlan | GenerationPlan:
     suite = Suite(name="s", form=form, items=tuple(items))  # type: ignore[arg-type]
     return compile_suite(suite, items, encoder, batch_tokens=batch_tokens, **more)
@@ -131,10 +134,10 @@ def test_options_of_one_token_share_a_forward_pass() -> None:
     items = [choice("cd", "e", "f", "g", name="1"), choice("cd", "h", "i", name="2")]
     plan = compile_one("choice", items, make_encoder())
     assert isinstance(plan, LikelihoodPlan)
-    [batch] = plan.batches
-    assert batch.inputs.tolist() == [tokens(make_encoder(), "<s>|c|d")]
-    assert batch.positions.tolist() == [2]
-    assert batch.at.tolist() == [0] * 5
+    [scored] = plan.scored
+    assert scored.batch.inputs.tolist() == [tokens(make_encoder(), "<s>|c|d")]
+    assert scored.batch.positions.tolist() == [2]
+    assert scored.at.tolist() == [0] * 5
     assert plan.tokens == 3
 
 
@@ -145,62 +148,29 @@ words = st.text("abcdefghij ", min_size=1, max_size=12).filter(str.strip)
 @given(
     st.lists(st.tuples(words, st.lists(words, min_size=2, max_size=4, unique=True)), min_size=1),
     st.integers(8, 80),
+    st.booleans(),
 )
-def test_batches_hold_every_pair_once_within_their_bounds(
-    raw: list[tuple[str, list[str]]], batch_tokens: int
+def test_every_pair_is_looked_at_once_behind_its_own_text(
+    raw: list[tuple[str, list[str]]], batch_tokens: int, shared: bool
 ) -> None:
     encoder = make_encoder(limit=None)
     items = [choice(context, *choices, name=str(i)) for i, (context, choices) in enumerate(raw)]
-    plan = compile_one("choice", items, encoder, batch_tokens)
+    sharing = Sharing(width=1000) if shared else None
+    plan = compile_one("choice", items, encoder, batch_tokens, sharing=sharing)
     assert isinstance(plan, LikelihoodPlan)
     wanted = [c for options in encoder.choices(items, "s") for c in options]
     found: dict[int, list[int]] = {}
-    for batch in plan.batches:
-        rows, width = batch.inputs.shape
-        assert rows == 1 or rows * width <= batch_tokens
-        assert len(set(batch.positions.tolist())) == len(batch.positions)
-        flat = batch.inputs.flatten()
-        for at, target, request in zip(batch.at, batch.targets, batch.requests, strict=True):
-            position = int(batch.positions[at])
-            row, column = divmod(position, width)
-            ids = wanted[request].ids
-            assert flat[row * width : position + 1].tolist() == ids[: column + 1]
-            assert ids[column + 1] == target
-            found.setdefault(int(request), []).append(column + 1)
+    for scored in plan.scored:
+        assert len(set(scored.batch.positions.tolist())) == len(scored.batch.positions)
+        for at, target, request in zip(scored.at, scored.targets, scored.requests, strict=True):
+            text, ids = seen_text(scored.batch, int(at)), wanted[request].ids
+            assert text == ids[: len(text)]
+            assert ids[len(text)] == target
+            found.setdefault(int(request), []).append(len(text))
     assert len(found) == len(wanted)
     for request, continuation in enumerate(wanted):
         assert sorted(found[request]) == list(range(continuation.start, len(continuation.ids)))
         assert plan.lengths[request] == len(continuation.ids) - continuation.start
-    inputs = {tuple(c.ids[:-1]) for c in wanted}
-    assert sum(batch.inputs.shape[0] for batch in plan.batches) == len(inputs)
-
-
-def test_batches_bound_the_table_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "LOGITS_PER_BATCH", 20 * len(LETTERS))
-    items = [Item(id=str(i), text="abcdefghij"[: i % 7 + 3]) for i in range(30)]
-    plan = compile_one("text", items, make_encoder(), 10_000)
-    assert isinstance(plan, LikelihoodPlan)
-    assert len(plan.batches) > 1
-    assert all(len(batch.positions) <= 20 for batch in plan.batches)
-
-
-@pytest.mark.parametrize("equal_lengths", [False, True])
-def test_prompts_are_padded_on_the_left(equal_lengths: bool) -> None:
-    items = [Item(id=str(i), prompt="c" * (i % 4 + 1), target="d" * (i % 3 + 1)) for i in range(20)]
-    plan = compile_one("exact", items, make_encoder(), equal_lengths=equal_lengths)
-    assert isinstance(plan, GenerationPlan)
-    assert sorted(i for batch in plan.batches for i in batch.items) == list(range(20))
-    assert len(plan.batches) > 1
-    for batch in plan.batches:
-        rows, width = batch.inputs.shape
-        assert rows == 1 or rows * (width + int(batch.most.max())) <= 64
-        for row, index in enumerate(batch.items):
-            real = batch.inputs[row][batch.mask[row]].tolist()
-            assert real == make_encoder().encode([items[index].prompt])[0]
-            assert batch.mask[row].tolist() == sorted(batch.mask[row].tolist())
-            assert batch.most[row] == index % 3 + 1 + 2
-        if equal_lengths:
-            assert bool(batch.mask.all())
 
 
 def test_a_sentencepiece_like_tokenizer_that_puts_a_blank_first() -> None:
@@ -222,7 +192,7 @@ def test_a_sentencepiece_like_tokenizer_that_puts_a_blank_first() -> None:
 
 def uniform_model(vocabulary: int) -> SimpleNamespace:
     """Every token is equally likely, whatever came before."""
-    return SimpleNamespace(logits=lambda inputs, positions: torch.zeros(len(positions), vocabulary))
+    return SimpleNamespace(logits=lambda batch: torch.zeros(len(batch.positions), vocabulary))
 
 
 def test_equal_options_and_normalisation() -> None:

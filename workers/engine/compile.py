@@ -6,7 +6,7 @@ work, never the numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,37 +15,27 @@ from torch import Tensor
 
 from services.suites import Item, Suite
 from workers.engine.encode import Continuation, Encoder
+from workers.engine.generate import GenerationPlan
+from workers.engine.tree import Batch, Sharing, batch_rows
 
-#: values of the largest table of logits that one forward pass may make (float32: 256 MB)
-LOGITS_PER_BATCH = 2**26
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """A forward pass and K looks at its logits: pair k is the log-likelihood of `targets[k]` in row
+    `at[k]` of the batch's M logits, and belongs to request `requests[k]`."""
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One forward pass: B rows padded on the right to L tokens, M positions whose logits count.
-
-    Pads come after every real token, so a causal model needs no mask. K pairs say which logits are
-    looked at: pair k is the log-likelihood of `targets[k]` at position `positions[at[k]]`, and
-    belongs to request `requests[k]`.
-    """
-
-    #: int64 [B, L]
-    inputs: Tensor
-    #: int64 [M], indices into the flattened B*L
-    positions: Tensor
+    batch: Batch
     #: int64 [K]
     at: Tensor
     targets: Tensor
     requests: Tensor
-    #: real tokens, pads not counted
-    tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodPlan:
-    """Batches whose scored tokens add up to one log-likelihood per request (R requests)."""
+    """Forward passes whose scored tokens add up to one log-likelihood per request (R requests)."""
 
-    batches: tuple[Batch, ...] = field(repr=False)
+    scored: tuple[Scored, ...] = field(repr=False)
     #: scored tokens of each request, int32 [R]
     lengths: np.ndarray
     #: first request of each item, and the end: int64 [N+1]
@@ -54,32 +44,7 @@ class LikelihoodPlan:
     @property
     def tokens(self) -> int:
         """Real tokens in all forward passes."""
-        return sum(batch.tokens for batch in self.batches)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptBatch:
-    """Prompts that are continued together, padded on the left to L tokens."""
-
-    #: int64 [B, L], bool [B, L] (False: pad)
-    inputs: Tensor
-    mask: Tensor
-    #: most new tokens of each row, int64 [B]; item indices [B]
-    most: Tensor
-    items: tuple[int, ...]
-    tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationPlan:
-    """Prompts in batches of similar length."""
-
-    batches: tuple[PromptBatch, ...] = field(repr=False)
-
-    @property
-    def tokens(self) -> int:
-        """Prompt tokens, plus the most that may be generated."""
-        return sum(batch.tokens + int(batch.most.sum()) for batch in self.batches)
+        return sum(scored.batch.tokens for scored in self.scored)
 
 
 def compile_suite(
@@ -88,108 +53,77 @@ def compile_suite(
     encoder: Encoder,
     *,
     batch_tokens: int,
+    sharing: Sharing | None = None,
     equal_lengths: bool = False,
 ) -> LikelihoodPlan | GenerationPlan:
     """Tokenise and batch `items` of `suite`; raises BadInput naming an item that does not fit.
 
-    `equal_lengths` puts only prompts of one length into a batch, for models that cannot be told
-    where left padding ends.
+    `sharing` says which prefixes may be computed once (None: none). `equal_lengths` puts only
+    prompts of one length into a batch, for models that cannot be told where left padding ends.
     """
     where = f"suite {suite.name!r}"
+    sharing = sharing or Sharing(limit=0)
     if suite.form == "exact":
-        prompts = encoder.prompts(items, where)
-        return GenerationPlan(batches=tuple(_prompt_batches(prompts, batch_tokens, equal_lengths)))
+        return GenerationPlan(
+            encoder.prompts(items, where),
+            batch_tokens=batch_tokens,
+            vocabulary=encoder.vocabulary,
+            sharing=sharing,
+            equal_lengths=equal_lengths,
+        )
     if suite.form == "choice":
         options = encoder.choices(items, where)
     else:
         options = [[text] for text in encoder.texts(items, where)]
     requests = [continuation for option in options for continuation in option]
-    return LikelihoodPlan(
-        batches=tuple(_likelihood_batches(requests, batch_tokens, encoder.vocabulary)),
-        lengths=np.array([max(len(r.ids) - r.start, 0) for r in requests], dtype=np.int32),
+    return compile_requests(
+        requests,
+        batch_tokens=batch_tokens,
+        vocabulary=encoder.vocabulary,
+        sharing=sharing,
         offsets=np.cumsum([0, *map(len, options)]),
     )
 
 
-def _likelihood_batches(
-    requests: Sequence[Continuation], batch_tokens: int, vocabulary: int
-) -> Iterator[Batch]:
-    """One row per distinct input: the one-token options of a context share a forward pass."""
+def compile_requests(
+    requests: Sequence[Continuation],
+    *,
+    batch_tokens: int,
+    vocabulary: int,
+    sharing: Sharing,
+    offsets: np.ndarray | None = None,
+) -> LikelihoodPlan:
+    """The plan for R requests; `offsets` (None: one item a request) as in LikelihoodPlan.
+
+    Requests with equal inputs share a row: the one-token options of a context are one row.
+    """
     rows: dict[tuple[int, ...], list[int]] = {}
     for number, request in enumerate(requests):
         if len(request.ids) > request.start:
             rows.setdefault(tuple(request.ids[:-1]), []).append(number)
-    waiting: list[tuple[int, ...]] = []
-    scored = 0
-    for row in sorted(rows, key=lambda row: (len(row), row)):
-        mine = len(row) + 1 - min(requests[number].start for number in rows[row])
-        full = (len(waiting) + 1) * len(row) > batch_tokens
-        if waiting and (full or (scored + mine) * vocabulary > LOGITS_PER_BATCH):
-            yield _batch(waiting, rows, requests)
-            waiting, scored = [], 0
-        waiting.append(row)
-        scored += mine
-    if waiting:
-        yield _batch(waiting, rows, requests)
+    firsts = [min(requests[number].start for number in mine) - 1 for mine in rows.values()]
+    batches = batch_rows(
+        list(rows), firsts, batch_tokens=batch_tokens, vocabulary=vocabulary, sharing=sharing
+    )
+    owners = list(rows.values())
+    return LikelihoodPlan(
+        scored=tuple(_scored(batch, firsts, owners, requests) for batch in batches),
+        lengths=np.array([max(len(r.ids) - r.start, 0) for r in requests], dtype=np.int32),
+        offsets=np.arange(len(requests) + 1) if offsets is None else offsets,
+    )
 
 
-def _batch(
-    chosen: Sequence[tuple[int, ...]],
-    rows: dict[tuple[int, ...], list[int]],
+def _scored(
+    batch: Batch,
+    firsts: Sequence[int],
+    owners: Sequence[Sequence[int]],
     requests: Sequence[Continuation],
-) -> Batch:
-    width = max(map(len, chosen))
-    inputs = torch.zeros(len(chosen), width, dtype=torch.int64)
-    slots: dict[int, int] = {}
-    pairs: list[tuple[int, int, int]] = []
-    for index, row in enumerate(chosen):
-        inputs[index, : len(row)] = torch.tensor(row)
-        for number in rows[row]:
-            request = requests[number]
-            for position in range(request.start, len(request.ids)):
-                slot = slots.setdefault(index * width + position - 1, len(slots))
-                pairs.append((slot, request.ids[position], number))
-    at, targets, owners = torch.tensor(pairs, dtype=torch.int64).T.contiguous()
-    return Batch(
-        inputs=inputs,
-        positions=torch.tensor(list(slots)),
-        at=at,
-        targets=targets,
-        requests=owners,
-        tokens=sum(map(len, chosen)),
-    )
-
-
-def _prompt_batches(
-    prompts: Sequence[tuple[list[int], int]], batch_tokens: int, equal_lengths: bool
-) -> Iterator[PromptBatch]:
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i][0]), prompts[i][1]))
-    waiting: list[int] = []
-    longest = 0
-    for index in order:
-        prompt, most = prompts[index]
-        longest = max(longest, most)
-        full = (len(waiting) + 1) * (len(prompt) + longest) > batch_tokens
-        if waiting and (full or (equal_lengths and len(prompts[waiting[0]][0]) != len(prompt))):
-            yield _prompt_batch(waiting, prompts)
-            waiting, longest = [], most
-        waiting.append(index)
-    if waiting:
-        yield _prompt_batch(waiting, prompts)
-
-
-def _prompt_batch(chosen: Sequence[int], prompts: Sequence[tuple[list[int], int]]) -> PromptBatch:
-    width = max(len(prompts[index][0]) for index in chosen)
-    inputs = torch.zeros(len(chosen), width, dtype=torch.int64)
-    mask = torch.zeros(len(chosen), width, dtype=torch.bool)
-    for row, index in enumerate(chosen):
-        prompt = prompts[index][0]
-        inputs[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = True
-    return PromptBatch(
-        inputs=inputs,
-        mask=mask,
-        most=torch.tensor([prompts[index][1] for index in chosen]),
-        items=tuple(chosen),
-        tokens=int(mask.sum()),
-    )
+) -> Scored:
+    pairs = [
+        (slots[position - 1 - firsts[row]], requests[number].ids[position], number)
+        for row, slots in batch.rows
+        for number in owners[row]
+        for position in range(requests[number].start, len(requests[number].ids))
+    ]
+    at, targets, owner = torch.tensor(pairs, dtype=torch.int64).T.contiguous()
+    return Scored(batch=batch, at=at, targets=targets, requests=owner)

@@ -22,6 +22,14 @@ class Continuation:
     start: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """Tokens that are to be continued, and by how many at most."""
+
+    ids: tuple[int, ...]
+    most: int
+
+
 class Encoder:
     """Encodes with one tokenizer for one model: `limit` positions (None: no limit)."""
 
@@ -69,8 +77,8 @@ class Encoder:
             for item, ids in zip(items, self.encode([item.text for item in items]), strict=True)
         ]
 
-    def prompts(self, items: Sequence[Item], where: str) -> list[tuple[list[int], int]]:
-        """(prompt ids, most tokens that may be generated) of every item.
+    def prompts(self, items: Sequence[Item], where: str) -> list[Prompt]:
+        """What is to be continued for every item, and by how much.
 
         The most is two more than the target needs behind its prompt: an answer that goes on is cut
         there, which leaves it wrong.
@@ -81,7 +89,8 @@ class Encoder:
         for item, prompt, whole in zip(items, prompts, wholes, strict=True):
             most = max(len(whole) - len(prompt), 1) + 2
             prompt = prompt or self._opened([], item, where)
-            out.append((self._checked(prompt, len(prompt) + most - 1, item, where), most))
+            ids = tuple(self._checked(prompt, len(prompt) + most - 1, item, where))
+            out.append(Prompt(ids=ids, most=most))
         return out
 
     def _continuation(self, ids: list[int], context: int, item: Item, where: str) -> Continuation:

@@ -8,27 +8,34 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.initialization import no_init_weights
+from transformers import (
+    AutoTokenizer,
+    DynamicCache,
+    GenerationConfig,
+)
 
-from services.checkpoints import Checkpoint, TensorInfo
+from services.checkpoints import Checkpoint
 from services.checkpoints.files import TOKENIZER_NAMES
-from services.errors import BadInput
+from services.errors import TrialRejected
+from workers.engine.build import attach, build_frame, layout_names, not_built
 from workers.engine.encode import Encoder
-from workers.engine.group import Group
-from workers.engine.layout import Cut, Layout
-from workers.engine.parallel import Frame, choose, join, spread
+from workers.engine.layout import Layout
+from workers.engine.lower import Activations, LowerBlocks
+from workers.engine.parallel import Frame
+from workers.engine.probes import in_row_order, probes
+from workers.engine.tree import Batch, Head, Sharing
 
 #: config keys that say nothing about what the model computes
 COSMETIC_KEYS = ("_name_or_path", "torch_dtype", "dtype", "transformers_version")
 GENERATION_NAME = "generation_config.json"
+#: largest difference of logits, against their largest value, at which a shared prefix counts as
+#: the same computation; in bfloat16 and float16 one rounding is 2^-8
+SHARE_TOLERANCE, SHARE_TOLERANCE_HALF = 1e-4, 5e-2
 
 
 def head_key(checkpoint: Checkpoint) -> str:
@@ -42,44 +49,22 @@ def head_key(checkpoint: Checkpoint) -> str:
     return json.dumps([config, files], sort_keys=True)
 
 
-def build_frame(
-    path: Path,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    wanted: str = "auto",
-    group: Group | None = None,
-    meeting: int | None = None,
-) -> Frame:
-    """The model that the folder's config.json describes, spread over the ranks, without values.
-
-    All ranks call it together. `wanted` is the setting `engine_parallel`, `meeting` a descriptor
-    of a file that all ranks have open. Raises BadInput when transformers cannot build the model,
-    or when it cannot be spread that way.
-    """
-    group = group or Group(0, 1)
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        choice = choose(wanted, group.world, config.get_text_config().model_type)
-        model = _build(config, dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _not_built(error, path) from error
-    if choice.kind != "one":
-        join(group, meeting, device)
-    return spread(model, choice, group, device)
-
-
 class LiveModel:
     """A causal language model inside DeepSpeed whose weights are whatever `flat` holds.
 
     `flat` is a buffer in the pool's layout, of the dtype that the model computes with, and longer
     than the layout by `frame.slack` values. A `frame` can be used once; without one the model is
-    built here, whole, on the device of `flat`. Raises BadInput naming tensors that are missing from
-    the layout or are not the model's.
+    built here, whole, on the device of `flat`. `activations` keeps what leaves skipped blocks.
+    Raises BadInput naming tensors that are missing from the layout or are not the model's.
     """
 
     def __init__(
-        self, head: Checkpoint, layout: Layout, flat: Tensor, frame: Frame | None = None
+        self,
+        head: Checkpoint,
+        layout: Layout,
+        flat: Tensor,
+        frame: Frame | None = None,
+        activations: Activations | None = None,
     ) -> None:
         frame = frame or build_frame(head.path, flat.dtype, flat.device)
         self.head, self.key, self.device = head, head_key(head), frame.device
@@ -89,13 +74,14 @@ class LiveModel:
                 head.path, local_files_only=True, trust_remote_code=False
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise _not_built(error, head.path) from error
+            raise not_built(error, head.path) from error
         model = frame.model
-        _attach(frame, head.tensors, layout, flat, self.where)
+        attach(frame, head.tensors, layout, flat, self.where)
         self.engine = frame.engine
         self.module: nn.Module = model
         self.end_tokens = _end_tokens(head, model, tokenizer)
         text = model.config.get_text_config()
+        self._dtype, self._width = flat.dtype, int(getattr(text, "hidden_size", 512))
         self.encoder = Encoder(
             tokenizer,
             limit=getattr(text, "max_position_embeddings", None),
@@ -103,24 +89,101 @@ class LiveModel:
         )
         #: whether the model can be told where left padding ends
         self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        #: which prefixes may be computed once; none until `check` has tried it
+        self.sharing = Sharing(limit=0)
+        self.lower = LowerBlocks(model, layout_names(frame), activations or Activations(0))
+        self._checked = False
+        self._head: tuple[int, DynamicCache] | None = None
         self._wanted: Tensor | None = None
         self._gathered = False
         head_module = model.get_output_embeddings()
         if head_module is not None:
             head_module.register_forward_pre_hook(self._gather)
 
-    def logits(self, inputs: Tensor, positions: Tensor) -> Tensor:
-        """Logits [M, V] of `inputs` [B, L] at `positions` [M] of the flattened B*L.
+    def begin(self, signature: Callable[[str], Hashable]) -> None:
+        """Get ready for the candidate that now stands in the buffer.
 
-        Rows are padded on the right. Only the wanted positions reach the output layer.
+        `signature` as for `LowerBlocks.prepare`. The first call tries on a few tokens what this
+        architecture allows: shared prefixes, skipped blocks.
         """
+        self._head = None
+        if not self._checked:
+            self.sharing = Sharing(width=self._width, limit=self._share_limit())
+            self.lower.learn(lambda: self.logits(probes(self.encoder.vocabulary)[0]))
+            self._checked = True
+        self.lower.prepare(signature)
+
+    def forget(self, keys: Sequence[int]) -> None:
+        """Batches of these keys will not come again."""
+        self.lower.store.drop(keys)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits [M, V] at the wanted positions of a batch; only they reach the output layer."""
+        past = None if batch.head is None else self._headed(batch.head)
+        return self._forward(
+            batch.key, batch.inputs, batch.positions, batch.mask(), batch.depths, past
+        )
+
+    def _forward(
+        self,
+        key: int,
+        inputs: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        depths: Tensor | None = None,
+        past: DynamicCache | None = None,
+    ) -> Tensor:
         self._wanted, self._gathered = positions.to(self.device), False
+        more: dict[str, Any] = {} if past is None else {"past_key_values": past}
+        if mask is not None:
+            more["attention_mask"] = self._as_attention_mask(mask.to(self.device))
+        if depths is not None:
+            more["position_ids"] = depths.to(self.device)
         try:
-            out: Tensor = self.engine(input_ids=inputs.to(self.device), use_cache=False).logits
+            with self.lower.around(key):
+                out: Tensor = self.engine(
+                    input_ids=inputs.to(self.device), use_cache=past is not None, **more
+                ).logits
         finally:
             wanted, self._wanted = self._wanted, None
         flat = out.reshape(-1, out.shape[-1])
         return flat if self._gathered else flat.index_select(0, wanted)
+
+    def _headed(self, head: Head) -> DynamicCache:
+        """The keys and values of a head; the last one is kept, since its batches come together."""
+        if self._head is None or self._head[0] != head.key:
+            cache = DynamicCache()
+            self._forward(head.key, head.inputs, torch.zeros(0, dtype=torch.int64), past=cache)
+            self._head = head.key, cache
+        return Continued(self._head[1], head.inputs.shape[1])
+
+    def _as_attention_mask(self, seen: Tensor) -> Tensor:
+        if self.module.config._attn_implementation == "sdpa":  # type: ignore[union-attr]
+            return seen
+        hidden = torch.finfo(self._dtype).min
+        return torch.zeros_like(seen, dtype=self._dtype).masked_fill(~seen, hidden)
+
+    def _share_limit(self) -> int | None:
+        """Longest row that may share prefixes; 0: trees do not give the logits of plain rows."""
+        plain, *others = probes(self.encoder.vocabulary)
+        tolerance = SHARE_TOLERANCE if self._dtype == torch.float32 else SHARE_TOLERANCE_HALF
+        expected = in_row_order(plain, self.logits(plain))
+        if not bool(expected.isfinite().all()):
+            raise TrialRejected(
+                "a logit is not finite",
+                where="forward pass",
+                mend="The weights overflow: other weights, or float32",
+            )
+        if not self.takes_positions:
+            return 0
+        try:
+            found = [in_row_order(batch, self.logits(batch)) for batch in others]
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
+            return 0
+        scale = float(expected.abs().max().clamp(min=1.0))
+        if not all(float((f - expected).abs().max()) <= tolerance * scale for f in found):
+            return 0
+        return _window(self.module.config)
 
     def generate(
         self, inputs: Tensor, mask: Tensor, most: int, until: Callable[..., Tensor]
@@ -145,6 +208,11 @@ class LiveModel:
         )
         return out[:, inputs.shape[1] :]
 
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """Generated ids up to the end token as text."""
+        end = next((i for i, token in enumerate(ids) if token in self.end_tokens), len(ids))
+        return self.encoder.decode(ids[:end])
+
     def _gather(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if self._wanted is None:
             return None
@@ -153,81 +221,34 @@ class LiveModel:
         return (hidden.index_select(0, self._wanted).unsqueeze(0), *args[1:])
 
 
-def _build(config: Any, dtype: torch.dtype) -> Any:
-    """The bare model; its parameters are allocated, never filled."""
-    # scaled dot product attention has no place for soft-capped scores
-    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    for attention in ("eager",) if capped else ("sdpa", "eager"):
-        try:
-            with no_init_weights():
-                model = AutoModelForCausalLM.from_config(
-                    config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
-                )
-        except ValueError as error:
-            if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
-                continue
-            raise
-        model.tie_weights()
-        # a penalty or a sampling rule of the config must not reach greedy decoding
-        model.generation_config = GenerationConfig()
-        return model.eval().requires_grad_(False)
-    raise AssertionError("eager attention is tried last")
+class Continued(DynamicCache):
+    """Keys and values of a head that every row of a batch continues; what rows add is not kept."""
+
+    def __init__(self, head: DynamicCache, length: int) -> None:
+        super().__init__()
+        self._of_head, self._length = head, length
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The head's states of one layer, and the rows' own behind them."""
+        head: Any = self._of_head.layers[layer_idx]
+        rows = key_states.shape[0]
+        return (
+            torch.cat([head.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
+            torch.cat([head.values.expand(rows, -1, -1, -1), value_states], dim=-2),
+        )
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens of the head."""
+        return self._length
 
 
-def _not_built(error: Exception, path: Path) -> BadInput:
-    return BadInput(
-        f"transformers cannot build it: {' '.join(str(error).split())[:300]}",
-        where=str(path),
-        mend="Check that AutoModelForCausalLM and AutoTokenizer load this folder",
-    )
-
-
-def cuts_for(frame: Frame) -> dict[str, Cut]:
-    """The frame's cuts under every name that a checkpoint may have for a tensor."""
-    prefix = f"{frame.model.base_model_prefix}."
-    return {name.removeprefix(prefix): cut for name, cut in frame.cuts.items()} | dict(frame.cuts)
-
-
-def _attach(
-    frame: Frame, tensors: Mapping[str, TensorInfo], layout: Layout, flat: Tensor, where: str
-) -> None:
-    """Point every parameter and persistent buffer at its slot of `flat`."""
-    model = frame.model
-    attached: set[int] = set()
-    strange = []
-    for slot in layout.slots:
-        name = slot.name
-        if name not in frame.targets:
-            name = f"{model.base_model_prefix}.{name}"
-        if name not in frame.targets:
-            patterns = model._keys_to_ignore_on_load_unexpected or ()
-            if not any(re.search(pattern, slot.name) for pattern in patterns):
-                strange.append(slot.name)
-            continue
-        if (shape := tensors[slot.name].shape) != frame.shapes[name]:
-            raise BadInput(
-                f"tensor {slot.name!r} has shape {list(shape)}, config.json makes it "
-                f"{list(frame.shapes[name])}",
-                where=where,
-                mend="Put the config.json that belongs to the weights beside them",
-            )
-        if id(frame.targets[name]) not in attached:
-            attached.update(frame.point(name, flat, slot))
-    missing = [
-        name
-        for name, target in frame.targets.items()
-        # a buffer that no file holds keeps the value that the model's code gave it
-        if name in frame.parameters and id(target) not in attached
-    ]
-    for names, what in ((strange, "are not parameters of"), (missing, "are missing for")):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise BadInput(
-                f"tensors {', '.join(names[:5])}{more} {what} {type(model).__name__}",
-                where=where,
-                mend="Save it again with save_pretrained of this transformers release; models that "
-                "fuse tensors while loading (mixtures of experts) cannot be merged yet",
-            )
+def _window(config: Any) -> int | None:
+    """The model's sliding window in tokens; within it, full attention sees the same."""
+    text = config.get_text_config()
+    windows = [getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((w for w in windows if w), default=None)
 
 
 def _end_tokens(head: Checkpoint, model: Any, tokenizer: Any) -> frozenset[int]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from services.errors import BadInput
 from workers.engine.group import Group
 from workers.engine.layout import Cut, Slot
+from workers.engine.naming import Names
 
 Kind = Literal["one", "tensor", "zero3", "zero3-offload"]
 
@@ -63,6 +64,8 @@ class Frame:
     parameters: frozenset[str] = field(repr=False)
     #: for every name: the other names that the tensor had before the model was spread
     ties: Mapping[str, tuple[str, ...]] = field(repr=False)
+    #: which tensors of the checkpoint fill which of the model
+    names: Names = field(default=Names(parts={}, strange=()), repr=False)
     #: values that a target may read beyond its part, and ignores
     slack: int = 0
 

@@ -140,10 +140,10 @@ def load_pool(
     """Read (digest, folder) pairs into the fastest tier that fits beside the model's own buffers.
 
     `buffer_bytes_per_value` is what the model needs per value of the layout; `tier` overrules the
-    choice; `fused` and `cuts` are those of `Layout.of`, but cuts may name tensors that are not in
-    the pool; `ranks` processes like this one share the machine's memory. Raises IntegrityError when
-    a folder no longer holds the bytes of its digest, BadInput when the checkpoints have different
-    tensors. `progress` gets (bytes done, bytes in all).
+    choice; `fused` and `cuts` are those of `Layout.of`, but cuts may name tensors that were left
+    out as tied; `ranks` processes like this one share the machine's memory. Raises IntegrityError
+    when a folder no longer holds the bytes of its digest, BadInput when the checkpoints have
+    different tensors. `progress` gets (bytes done, bytes in all).
     """
     sizes = [sum(f.stat().st_size for f in path.glob("*.safetensors")) for _, path in checkpoints]
     # every file is read twice: to be hashed, and to be kept

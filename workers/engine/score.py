@@ -6,24 +6,21 @@ not finite rejects the candidate; nothing here stores or sends anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from optim.predictions import answer_hash
 from services.errors import TrialRejected
 from services.suites import Item, Suite
-from workers.engine.compile import GenerationPlan, LikelihoodPlan
+from workers.engine.compile import LikelihoodPlan
+from workers.engine.generate import GenerationPlan, Tick, greedy_answers
 from workers.engine.model import LiveModel
 
 #: rows of logits that are widened to float32 at a time
 LOGIT_ROWS = 1024
-
-#: called after each forward pass with the tokens done so far; raises to abort
-Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +59,13 @@ def log_likelihoods(
     """Log-likelihood of every request, float64 [R], nats."""
     sums = torch.zeros(len(plan.lengths), dtype=torch.float64)
     done = 0
-    for batch in plan.batches:
-        logits = model.logits(batch.inputs, batch.positions)
+    for scored in plan.scored:
+        logits = model.logits(scored.batch)
         norms = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(LOGIT_ROWS)])
-        at, targets = batch.at.to(logits.device), batch.targets.to(logits.device)
+        at, targets = scored.at.to(logits.device), scored.targets.to(logits.device)
         values = logits[at, targets].float() - norms[at]
-        sums.index_add_(0, batch.requests, values.double().cpu())
-        done += batch.tokens
+        sums.index_add_(0, scored.requests, values.double().cpu())
+        done += scored.batch.tokens
         tick(done)
     if not bool(sums.isfinite().all()):
         raise TrialRejected(
@@ -104,57 +101,22 @@ def _score_choice(
 def _score_exact(
     model: LiveModel, suite: Suite, items: Sequence[Item], plan: GenerationPlan, tick: Tick
 ) -> Scores:
-    whole, counts = greedy_answers(model, plan, len(items), suite.name, tick)
-    texts = [first_line(text, item.target) for text, item in zip(whole, items, strict=True)]
+    found, spent = greedy_answers(model, plan, tick)
+    texts = [
+        first_line(model.answer_text(ids), item.target)
+        for ids, item in zip(found, items, strict=True)
+    ]
     answers = [answer_hash(text) for text in texts]
+    golds = [answer_hash(item.target) for item in items]
     arrays = {
-        "correct": np.array(
-            [
-                answer == answer_hash(item.target)
-                for answer, item in zip(answers, items, strict=True)
-            ]
-        ),
+        "correct": np.array([a == gold for a, gold in zip(answers, golds, strict=True)]),
         "answer": np.array(answers, dtype=np.uint64),
-        "tokens": np.array(counts, dtype=np.int32),
+        "tokens": np.array([len(ids) for ids in found], dtype=np.int32),
     }
-    tokens = sum(batch.tokens for batch in plan.batches) + sum(counts)
-    return Scores(arrays=arrays, texts=texts, tokens=tokens)
+    return Scores(arrays=arrays, texts=texts, tokens=spent)
 
 
 def first_line(text: str, target: str) -> str:
     """An answer ends with its first line, unless the target itself has several: base models go on
     with the next example instead of ending."""
     return text if "\n" in target.strip() else text.split("\n", 1)[0].rstrip()
-
-
-@torch.inference_mode()
-def greedy_answers(
-    model: LiveModel, plan: GenerationPlan, count: int, suite_name: str, tick: Tick
-) -> tuple[list[str], list[int]]:
-    """The answer to each of `count` prompts, and how many tokens it took, end token included."""
-    texts, counts = [""] * count, [0] * count
-    done = 0
-    for batch in plan.batches:
-        width, most = batch.inputs.shape[1], batch.most.to(model.device)
-
-        def enough(
-            ids: Tensor,
-            scores: tuple[Tensor, ...] | None = None,
-            *,
-            width: int = width,
-            most: Tensor = most,
-            base: int = done,
-            **_: object,
-        ) -> Tensor:
-            tick(base + ids.shape[0] * (ids.shape[1] - width))
-            return most <= ids.shape[1] - width
-
-        new = model.generate(batch.inputs, batch.mask, int(batch.most.max()), enough)
-        for row, item in enumerate(batch.items):
-            ids = new[row, : int(batch.most[row])].tolist()
-            end = next((i for i, token in enumerate(ids) if token in model.end_tokens), len(ids))
-            texts[item] = model.encoder.decode(ids[:end])
-            counts[item] = min(end + 1, len(ids))
-        done += batch.tokens + int(batch.most.sum())
-        tick(done)
-    return texts, counts

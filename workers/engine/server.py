@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,20 @@ import torch
 from torch import Tensor
 
 from optim.recipe import Recipe
+from optim.steps import sums_to_one
 from services.checkpoints import Checkpoint
+from services.checkpoints.headers import read_tensors
 from services.errors import BadInput, RemeltError, TrialRejected
 from services.suites import Item, Suite, parse_suite
+from workers.engine.build import build_frame, cuts_for
 from workers.engine.channel import Channel, ChannelClosed
-from workers.engine.compile import GenerationPlan, LikelihoodPlan, compile_suite
+from workers.engine.compile import LikelihoodPlan, compile_suite
 from workers.engine.digest import BackgroundDigest
 from workers.engine.gather import GatheredDigest
+from workers.engine.generate import GenerationPlan
 from workers.engine.group import Group, Stop
-from workers.engine.model import LiveModel, build_frame, cuts_for, head_key
+from workers.engine.lower import FROZEN, Activations
+from workers.engine.model import LiveModel, head_key
 from workers.engine.parallel import Frame
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
 from workers.engine.score import score_suite
@@ -46,6 +51,7 @@ PARENT_SECONDS = 1.0
 CPU_BATCH_TOKENS = 2048
 #: phases in which the ranks talk to each other: they stop at the same message, or not at all
 TOGETHER = frozenset({"score", "digest"})
+ACTIVATION_BYTES = 4 * 2**30
 
 Plan = LikelihoodPlan | GenerationPlan
 #: a suite, its items in the wanted split, and how to score them
@@ -79,6 +85,7 @@ class Server:
         self.suites: dict[str, Suite] = {}
         self.pool: Pool | None = None
         self.model: LiveModel | None = None
+        self.activations = Activations(ACTIVATION_BYTES)
         #: by suite digest and split
         self.work: dict[tuple[str, str | None], Work] = {}
         #: the candidate in the recipe's dtype; and in the dtype that the model computes with,
@@ -190,6 +197,7 @@ class Server:
         self.pool = self.model = self.stored = self.live = None
         self.work.clear()
         self.hashes.clear()
+        self.activations.clear()
         stored = TORCH_DTYPES[data["dtype"]]
         checkpoints = [(digest, Path(path)) for digest, path in data["checkpoints"]]
         # the model says what a rank must hold of the pool: it comes first
@@ -221,7 +229,8 @@ class Server:
             device=self._home(frame),
             buffer_bytes_per_value=stored.itemsize + (0 if live == stored else live.itemsize),
             tier=self.tier,
-            cuts=cuts_for(frame),
+            fused=frame.names.fused,
+            cuts=cuts_for(frame, read_tensors(checkpoints[0][1])),
             ranks=self.group.world,
             progress=lambda done, total: self._tell("load", done, total),
         )
@@ -261,13 +270,14 @@ class Server:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         model = self.group.agreed(lambda: self._model_for(recipe))
+        self.group.agreed(lambda: self._form(recipe))
+        formed = time.monotonic()
+        model.begin(self._signature(recipe))
         work = self.group.agreed(
             lambda: [self._compiled(model, digest, data["split"]) for _, digest in data["suites"]]
         )
         compiled = time.monotonic()
-        self.group.agreed(lambda: self._form(recipe))
-        formed = time.monotonic()
-        digest = self._digest(model)
+        digest = self._digest()
         try:
             tokens = self._score(model, [name for name, _ in data["suites"]], work)
             scored = time.monotonic()
@@ -277,9 +287,9 @@ class Server:
             digest.stop()
         ended = time.monotonic()
         phases = {
-            "compile": compiled - started,
-            "form": formed - compiled,
-            "score": scored - formed,
+            "form": formed - started,
+            "compile": compiled - formed,
+            "score": scored - compiled,
             "digest": ended - scored,
             "total": ended - started,
         }
@@ -288,13 +298,12 @@ class Server:
             "done", weights_digest=weights, phases=phases, tokens=tokens, peak_memory_bytes=peak
         )
 
-    def _digest(self, model: LiveModel) -> BackgroundDigest | GatheredDigest:
+    def _digest(self) -> BackgroundDigest | GatheredDigest:
         assert self.pool is not None
         assert self.stored is not None
         if self.group.world == 1:
             return BackgroundDigest(self.pool.layout, self.stored, self.hashes)
-        shapes = {name: info.shape for name, info in model.head.tensors.items()}
-        return GatheredDigest(self.pool.layout, self.stored, shapes, self.group, self.hashes)
+        return GatheredDigest(self.pool.layout, self.stored, self.group, self.hashes)
 
     def _model_for(self, recipe: Recipe) -> LiveModel:
         """The live model, built anew only when dtype, config or tokenizer are others."""
@@ -315,19 +324,21 @@ class Server:
     def _new_model(self, head: Checkpoint, frame: Frame, stored: torch.dtype) -> LiveModel:
         """A live model whose parameters are views of `live`; makes the buffers if need be."""
         assert self.pool is not None
-        if any(cuts_for(frame).get(slot.name) != slot.cut for slot in self.pool.layout.slots):
+        cuts = cuts_for(frame, head.tensors)
+        if any(cuts.get(slot.name) != slot.cut for slot in self.pool.layout.slots):
             raise BadInput(
                 "its config.json cuts the tensors in another way than that of the pool's first",
                 where=str(head.path),
                 mend="Merge only checkpoints of one architecture",
             )
         self.work.clear()
+        self.activations.clear()
         size, home = self.pool.layout.size, self._home(frame)
         if self.stored is None or self.live is None:
             self.live = torch.zeros(size + frame.slack, dtype=frame.dtype, device=home)
             same = stored == frame.dtype
             self.stored = self.live[:size] if same else torch.zeros(size, dtype=stored, device=home)
-        return LiveModel(head, self.pool.layout, self.live, frame)
+        return LiveModel(head, self.pool.layout, self.live, frame, self.activations)
 
     def _compiled(self, model: LiveModel, digest: str, split: str | None) -> Work:
         """What is to be scored for one suite: worked out once per suite, split and tokenizer."""
@@ -340,10 +351,24 @@ class Server:
                 items,
                 model.encoder,
                 batch_tokens=self.batch_tokens,
+                sharing=model.sharing,
                 equal_lengths=not model.takes_positions,
             )
             self.work[digest, split] = (suite, items, plan)
         return self.work[digest, split]
+
+    def _signature(self, recipe: Recipe) -> Callable[[str], Hashable]:
+        """What a tensor of the candidate was made from: equal signatures, equal bytes."""
+        assert self.pool is not None
+        identical = self.pool.identical
+
+        def made_from(name: str) -> Hashable:
+            weights = recipe.weights_of(name)
+            if name in recipe.columns:
+                return recipe.columns[name]
+            return FROZEN if name in identical and sums_to_one(weights) else weights
+
+        return made_from
 
     def _form(self, recipe: Recipe) -> None:
         self._tell("form")

@@ -1,0 +1,26 @@
+"""A few tokens in three shapes: plain rows, one tree, and branches behind a head.
+
+They ask the same question three times, so a model that answers alike may share prefixes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.engine.tree import Batch, forced_batches
+
+
+def probes(vocabulary: int) -> tuple[Batch, Batch, Batch]:
+    """The same rows plain, as a tree, and behind a head; `in_row_order` makes them comparable."""
+    head = [1 + 7 * i % (vocabulary - 1) for i in range(6)]
+    tails = [[1 + (step * i + 3) % (vocabulary - 1) for i in range(5)] for step in (5, 11)]
+    rows = [[*head, *tail] for tail in tails]
+    rows.append([*rows[0][:8], *rows[1][6:9]])
+    return forced_batches(rows, [6, 6, 6], head=6)
+
+
+def in_row_order(batch: Batch, logits: Tensor) -> Tensor:
+    """Logits [positions of row 0, of row 1, ...; V], whatever the batch's own order."""
+    slots = [torch.from_numpy(at) for _, at in sorted(batch.rows, key=lambda row: row[0])]
+    return logits[torch.cat(slots).to(logits.device)].float()

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from optim.merge import linear_, weights_digest
-from optim.recipe import Recipe
+from optim.recipe import Group, Recipe
 from services.checkpoints import read_checkpoint
 from services.errors import BadInput, TrialRejected
 from services.settings import Settings
@@ -238,7 +238,8 @@ def test_a_layout_that_cannot_be_had(
     settings = Settings(
         home=tmp_path, engine_device="cpu", engine_ranks=2, engine_parallel="tensor"
     )
-    gpt2 = write_pool(tmp_path / "gpt2", CASES[-1].config)
+    config = next(case.config for case in CASES if case.name == "gpt2")
+    gpt2 = write_pool(tmp_path / "gpt2", config)
     with Engine(settings, log_dir=tmp_path) as engine:
         with pytest.raises(BadInput, match="not known to compute 'gpt2' right"):
             engine.load(gpt2, "float32")
@@ -283,9 +284,36 @@ def test_tensors_that_are_the_same_in_all_parents(
     for engine in (engines["one"], engines[kind]):
         engine.load(pool, "float32")
         assert "0 of" not in engine.about["pool"]
-    for weights in ((0.5, 0.3, 0.2), (0.1, 0.2, 0.7), (0.9, 0.9, 0.9), (0.5, 0.3, 0.2)):
+    for weights in (*[(0.5, 0.3, 0.2), (0.1, 0.2, 0.7)] * 2, (0.9, 0.9, 0.9), (0.5, 0.3, 0.2)):
         recipe = Recipe(parents=tuple(digest for digest, _ in pool), weights=weights)
-        digests = {
-            engines[name].evaluate(recipe, suites, None).weights_digest for name in ("one", kind)
-        }
+        digests, results = set(), []
+        for name in ("one", kind):
+            found: list[SuiteResult] = []
+            done = engines[name].evaluate(recipe, suites, None, on_suite=found.append)
+            digests.add(done.weights_digest)
+            results.append({result.suite: result for result in found})
         assert len(digests) == 1
+        check_same(*results)
+
+
+@pytest.mark.parametrize("kind", ["auto", "zero3"])
+def test_weights_of_their_own_for_groups_and_columns(
+    engines: dict[str, Engine], members: list[tuple[str, Path]], kind: str
+) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {n: t.shape for n, t in load_file(members[0][1] / "model.safetensors").items()}
+    # cut by rows, by columns, not at all
+    names = [
+        f"model.layers.0.{n}.weight" for n in ("mlp.up_proj", "mlp.down_proj", "input_layernorm")
+    ]
+    recipe = Recipe(
+        parents=tuple(digest for digest, _ in members),
+        weights=WEIGHTS,
+        groups=(Group(weights=(0.2, 0.2, 0.6), kinds=("attention",)),),
+        columns={n: tuple(map(tuple, rng.random((3, shapes[n][-1])))) for n in names},
+    )
+    digests = set()
+    for name in ("one", kind):
+        engines[name].load(members, "float32")
+        digests.add(engines[name].evaluate(recipe, make_suites()[:1], None).weights_digest)
+    assert len(digests) == 1

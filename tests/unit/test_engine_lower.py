@@ -139,3 +139,12 @@ def test_a_full_disk_means_computing_again(monkeypatch: pytest.MonkeyPatch) -> N
     store.put(1, torch.ones(3))
     assert store.get(1) is None
     assert store.file_bytes == 0
+
+
+def test_without_spilling_what_is_over_the_budget_is_not_kept() -> None:
+    store = Activations(100, spill=False)
+    store.put(0, torch.ones(20))
+    store.put(1, torch.ones(20))
+    assert store.get(0) is not None
+    assert store.get(1) is None
+    assert store.file_bytes == 0

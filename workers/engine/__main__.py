@@ -39,21 +39,21 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     from workers.engine.server import Server
+    from workers.engine.session import Session
 
     cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    session = Session(above if options.rank == 0 else None, group, parent=options.parent)
     server = Server(
-        above if options.rank == 0 else None,
-        group,
+        session,
         device=torch.device("cuda", options.rank) if cuda else torch.device("cpu"),
         compute=options.compute,
         batch_tokens=options.batch_tokens,
         parallel=options.parallel,
         meeting=meeting,
-        parent=options.parent,
         tier=None if options.pool_tier == "auto" else options.pool_tier,
     )
-    watch(children, server.rank_ended)
-    server.serve()
+    watch(children, session.rank_ended)
+    session.serve(server.begin, server.answer)
 
 
 def _options() -> argparse.Namespace:

@@ -60,7 +60,8 @@ class Candidate:
         self._tell, self._forget = tell, forget
         self.pool: Pool | None = None
         self.model: LiveModel | None = None
-        self.activations = Activations(ACTIVATION_BYTES)
+        # a full disk would leave the ranks with different activations
+        self.activations = Activations(ACTIVATION_BYTES, spill=group.world == 1)
         #: the candidate in the recipe's dtype; and in the dtype that the model computes with,
         #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
@@ -110,11 +111,9 @@ class Candidate:
         """The digest of what `stored` holds, under way."""
         assert self.pool is not None
         assert self.stored is not None
-        assert self.model is not None
         if self.group.world == 1:
             return BackgroundDigest(self.pool.layout, self.stored, self.hashes)
-        shapes = {name: info.shape for name, info in self.model.head.tensors.items()}
-        return GatheredDigest(self.pool.layout, self.stored, shapes, self.group, self.hashes)
+        return GatheredDigest(self.pool.layout, self.stored, self.group, self.hashes)
 
     def _drop(self) -> None:
         self.model = self.stored = self.live = self.held = None

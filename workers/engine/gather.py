@@ -6,7 +6,7 @@ forgotten; no rank ever holds two whole models' worth of anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
@@ -26,13 +26,12 @@ class GatheredDigest:
         self,
         layout: Layout,
         stored: Tensor,
-        shapes: Mapping[str, tuple[int, ...]],
         group: Group,
         known: dict[str, str],
     ) -> None:
         """`known` has the SHA-256 of tensors that have not changed since an earlier digest, by name
         (on other ranks than 0: only the names); it gets those of the others once all are known."""
-        self._layout, self._stored, self._shapes, self._group = layout, stored, shapes, group
+        self._layout, self._stored, self._group = layout, stored, group
         self._known = known
 
     def result(self, tick: Callable[[], None]) -> str:
@@ -57,12 +56,10 @@ class GatheredDigest:
         if self._group.rank > 0:
             return ""
         # every hash is known: only names, dtypes and shapes are looked at
-        shapes = ((slot.name, self._shapes[slot.name]) for slot in self._layout.slots)
         dtype = self._stored.dtype
-        return weights_digest(
-            ((name, torch.empty(shape, dtype=dtype, device="meta")) for name, shape in shapes),
-            known=self._known,
-        )
+        shapes = ((slot.name, slot.whole) for slot in self._layout.slots)
+        empty = ((name, torch.empty(shape, dtype=dtype, device="meta")) for name, shape in shapes)
+        return weights_digest(empty, known=self._known)
 
     def stop(self) -> None:
         """Nothing runs beside the ranks' main threads."""
@@ -89,12 +86,11 @@ class GatheredDigest:
             if slot.count:
                 dist.send(_bytes(part), 0, group=ranks)
             return None
-        shape = self._shapes[slot.name]
-        whole = torch.empty(shape, dtype=self._stored.dtype)
+        whole = torch.empty(slot.whole, dtype=self._stored.dtype)
         put(whole, slot.cut, part)
         for rank in range(1, self._group.world):
             cut = cuts[rank][slot.name]
-            part = torch.empty(cut.shape(shape), dtype=whole.dtype)
+            part = torch.empty(cut.shape(slot.whole), dtype=whole.dtype)
             if part.numel():
                 dist.recv(_bytes(part), rank, group=ranks)
                 put(whole, cut, part)

@@ -23,10 +23,13 @@ FROZEN = "frozen"
 
 
 class Activations:
-    """Tensors by key: in memory up to a budget, beyond it in files that have no name any more."""
+    """Tensors by key: in memory up to a budget, beyond it in files that have no name any more, or,
+    without `spill`, nowhere."""
 
-    def __init__(self, budget_bytes: int, folder: Path | None = None) -> None:
-        self.budget_bytes, self.folder = budget_bytes, folder
+    def __init__(
+        self, budget_bytes: int, folder: Path | None = None, *, spill: bool = True
+    ) -> None:
+        self.budget_bytes, self.folder, self.spill = budget_bytes, folder, spill
         self._kept: dict[int, Tensor] = {}
         #: bytes in memory, and in files
         self.memory_bytes = self.file_bytes = 0
@@ -41,6 +44,8 @@ class Activations:
         if self.memory_bytes + size <= self.budget_bytes:
             self._kept[key] = value.detach().to("cpu", copy=True)
             self.memory_bytes += size
+            return
+        if not self.spill:
             return
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix="remelt-lower-") as file:

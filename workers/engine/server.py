@@ -1,140 +1,70 @@
-"""The engine's side of the channel: one request at a time, progress after every step.
+"""What an engine does with a request: keep a pool, keep a suite, form and score a candidate.
 
-Lives as long as its parent and no longer. An error that Remelt can explain is sent back and the
-engine goes on; any other one ends the process, because its state can no longer be trusted.
-
-Every rank runs the same code on the same requests; only rank 0 hears the client and speaks to it.
+All ranks of an engine run this on the same requests. A step that can fail on one of them alone is
+run through `Group.agreed`.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import resource
 import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from optim.recipe import Recipe
-from services.errors import BadInput, RemeltError
+from services.errors import BadInput
 from services.suites import Item, Suite, parse_suite
 from workers.engine.answer import RequestPlan, answer_requests, plan_requests
 from workers.engine.candidate import Candidate
-from workers.engine.channel import Channel, ChannelClosed
 from workers.engine.compile import LikelihoodPlan, compile_suite
 from workers.engine.generate import GenerationPlan, Tick
-from workers.engine.group import Group, Stop
 from workers.engine.model import LiveModel
 from workers.engine.requests import encode_requests
 from workers.engine.score import Scores, score_suite
+from workers.engine.session import Session
 from workers.engine.tasks import TaskPlan, compile_task, score_task
 from workers.engine.tiers import Tier
 
-#: smallest pause between two progress messages
-PROGRESS_SECONDS = 0.1
-#: how often the parent is looked for
-PARENT_SECONDS = 1.0
 #: on a CPU larger batches fall out of the caches: 2048 was 1.4 times as fast as 8192 (stories260K)
 CPU_BATCH_TOKENS = 2048
-#: phases in which the ranks talk to each other: they stop at the same message, or not at all
-TOGETHER = frozenset({"score", "digest"})
-
 Plan = LikelihoodPlan | GenerationPlan | TaskPlan
 #: a suite, its items in the wanted split, and how to score them
 Work = tuple[Suite, tuple[Item, ...], Plan]
 
 
 class Server:
-    """One rank, which serves one client over `channel` (rank 0's alone) until it is gone."""
+    """One rank's candidate and suites."""
 
     def __init__(
         self,
-        channel: Channel | None,
-        group: Group,
+        session: Session,
         *,
         device: torch.device,
         compute: str,
         batch_tokens: int,
         parallel: str,
         meeting: int | None,
-        parent: int,
         tier: Tier | None = None,
     ) -> None:
-        self.channel, self.group, self.device = channel, group, device
-        self.parent = parent
+        self.session, self.group, self.device = session, session.group, device
         cpu = device.type == "cpu"
         self.batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS) if cpu else batch_tokens
-        self.inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.number, self.aborted, self.told = 0, -1, 0.0
         self.suites: dict[str, Suite] = {}
         self.candidate = Candidate(
-            group, device=device, compute=compute, parallel=parallel, meeting=meeting, tier=tier,
-            tell=self._tell, forget=self._forget,
+            self.group, device=device, compute=compute, parallel=parallel, meeting=meeting,
+            tier=tier, tell=session.tell, forget=self._forget,
         )  # fmt: skip
         #: by suite digest and split
         self.work: dict[tuple[str, str | None], Work] = {}
 
-    def serve(self) -> None:
-        """Answer requests for ever; the process ends from the thread that minds its parent."""
-        threading.Thread(target=self._listen, name="channel", daemon=True).start()
-        self._answered(self._begin)
-        while True:
-            data = self.group.share(self.inbox.get() if self.channel else None)
-            self.number = data.get("number", 0)
-            self._answered(lambda data=data: self._answer(data))  # type: ignore[misc]
-
-    def rank_ended(self, what: str) -> None:
-        """Another rank is gone: nothing that this one computes can be finished."""
-        with suppress(ChannelClosed):
-            self._send("error", kind="EngineFailed", what=what, where="", mend="")
-        os._exit(1)
-
-    def _answered(self, answer: Callable[[], None]) -> None:
-        """Run `answer`, and send back what went wrong."""
-        try:
-            answer()
-        except Stop:
-            self._send("error", kind="EngineFailed", what="aborted", where="", mend="")
-        except RemeltError as error:
-            kind = type(error).__name__
-            self._send("error", kind=kind, what=error.what, where=error.where, mend=error.mend)
-        except ChannelClosed:
-            # rank 0 or the client is gone
-            os._exit(1)
-        except Exception as error:
-            traceback.print_exc()
-            what = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            self._send("error", kind="EngineFailed", what=what, where="", mend="")
-            raise
-
-    def _listen(self) -> None:
-        """Hear the client while the main thread computes; no engine outlives what started it."""
-        try:
-            while os.getppid() == self.parent:
-                if self.channel is None:
-                    time.sleep(PARENT_SECONDS)
-                    continue
-                message = self.channel.receive(PARENT_SECONDS)
-                if message is None:
-                    continue
-                if message.data["op"] == "abort":
-                    self.aborted = message.data["number"]
-                else:
-                    self.inbox.put(message.data)
-        except ChannelClosed:
-            pass
-        os._exit(0)
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Say hello to the client; BadInput when this machine lacks what the settings name."""
         self.group.agreed(self._check_device)
-        self._send("done", about=self._about())
+        self.session.send("done", about=self._about())
 
     def _check_device(self) -> None:
         found = torch.cuda.device_count()
@@ -145,7 +75,8 @@ class Server:
                 mend="Change REMELT_ENGINE_RANKS or REMELT_ENGINE_DEVICE",
             )
 
-    def _answer(self, data: dict[str, Any]) -> None:
+    def answer(self, data: dict[str, Any]) -> None:
+        """Do what one request says."""
         if data["op"] == "load":
             self._load(data)
         elif data["op"] == "suite":
@@ -156,19 +87,6 @@ class Server:
             self._respond(data)
         else:
             raise BadInput(f"operation {data['op']!r} is not known", where="engine")
-
-    def _send(self, event: str, arrays: dict[str, Any] | None = None, **data: Any) -> None:
-        if self.channel is not None:
-            self.channel.send({"event": event, "number": self.number, **data}, arrays)
-
-    def _tell(self, phase: str, done: int = 0, total: int = 0, suite: str | None = None) -> None:
-        """Report progress, not too often; stop here if the client no longer wants the result."""
-        if self.group.stopped(self.aborted == self.number, together=phase in TOGETHER):
-            raise Stop
-        if time.monotonic() - self.told >= PROGRESS_SECONDS:
-            self.told = time.monotonic()
-            progress = {"phase": phase, "suite": suite, "done": done, "total": total}
-            self._send("progress", progress=progress)
 
     def _about(self) -> dict[str, Any]:
         cuda = self.device.type == "cuda"
@@ -186,7 +104,7 @@ class Server:
         checkpoints = [(digest, Path(path)) for digest, path in data["checkpoints"]]
         pool, choice = self.candidate.load(checkpoints, data["dtype"])
         sys.stderr.write(f"pool {pool.plan}; {choice.kind}: {choice.why}\n")
-        self._send("done", pool=pool.plan, parallel=choice.kind, parallel_why=choice.why)
+        self.session.send("done", pool=pool.plan, parallel=choice.kind, parallel_why=choice.why)
 
     def _keep_suite(self, data: dict[str, Any]) -> None:
         suite = parse_suite(
@@ -203,7 +121,7 @@ class Server:
                 mend="Worker and engine are of two releases: restart the worker",
             )
         self.suites[suite.digest] = suite
-        self._send("done")
+        self.session.send("done")
 
     def _evaluate(self, data: dict[str, Any]) -> None:
         started = time.monotonic()
@@ -221,7 +139,7 @@ class Server:
         try:
             tokens = self._score(model, [name for name, _ in data["suites"]], work)
             scored = time.monotonic()
-            weights = digest.result(lambda: self._tell("digest", 1, 1))
+            weights = digest.result(lambda: self.session.tell("digest", 1, 1))
         finally:
             # the buffer must not change under a digest that nobody waits for any more
             digest.stop()
@@ -235,7 +153,7 @@ class Server:
             "total": ended - started,
         }
         peak = sum(self.group.collect(self._peak_memory()))
-        self._send(
+        self.session.send(
             "done", weights_digest=weights, phases=phases, tokens=tokens, peak_memory_bytes=peak
         )
 
@@ -256,14 +174,14 @@ class Server:
         plan = self.group.agreed(planned)
 
         def tick(done: int) -> None:
-            self._tell("score", done, plan.tokens)
+            self.session.tell("score", done, plan.tokens)
 
         try:
             found = self.group.agreed(lambda: answer_requests(model, plan, where=where, tick=tick))
         finally:
             # these requests will not come again
             model.forget(plan.keys)
-        self._send("done", values=found.values, truncated=plan.encoded.truncated)
+        self.session.send("done", values=found.values, truncated=plan.encoded.truncated)
 
     def _forget(self) -> None:
         """The model is another one: what was worked out for it does not count any more."""
@@ -273,7 +191,7 @@ class Server:
         """What is to be scored for one suite: worked out once per suite, split and tokenizer."""
         if (digest, split) not in self.work:
             suite = self.suites[digest]
-            self._tell("compile", suite=suite.name)
+            self.session.tell("compile", suite=suite.name)
             items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
             plan: Plan
             if suite.task is not None:
@@ -297,7 +215,7 @@ class Server:
             started = time.monotonic()
 
             def tick(done: int, *, before: int = before, name: str = name) -> None:
-                self._tell("score", before + done, total, name)
+                self.session.tell("score", before + done, total, name)
 
             def score(
                 suite: Suite = suite,
@@ -312,7 +230,7 @@ class Server:
             scores = self.group.agreed(score)
             before += plan.tokens
             tokens += scores.tokens
-            self._send(
+            self.session.send(
                 "suite",
                 scores.arrays,
                 suite=name,

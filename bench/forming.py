@@ -39,14 +39,15 @@ from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 config = MergeConfiguration.model_validate(yaml.safe_load(open(sys.argv[1])))
-seconds = []
+seconds, cpu = [], []
 for i in range(4):
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     options = MergeOptions(write_model_card=False, quiet=True, copy_tokenizer=True)
     run_merge(config, f"{sys.argv[2]}{i}", options)
     seconds.append(time.perf_counter() - started)
+    cpu.append(time.process_time() - busy)
     shutil.rmtree(f"{sys.argv[2]}{i}")
-print(json.dumps(seconds))
+print(json.dumps([seconds, cpu]))
 """
 
 
@@ -201,11 +202,13 @@ def merge_alone(work: Path) -> None:
     """Merge four times in this fresh process; print seconds, and bytes that were added at most."""
     for module in ("optim.merge", "optim.kernel", "services.cast", "services.merging"):
         importlib.import_module(module)
-    before, seconds = peak_bytes(), []
+    before, seconds, cpu = peak_bytes(), [], []
     for i in range(4):
+        busy = time.process_time()
         seconds.append(merge_once(work / "merge.yaml", work / f"ours{i}", work / "home", 1))
+        cpu.append(time.process_time() - busy)
         shutil.rmtree(work / f"ours{i}")
-    print(json.dumps([seconds, peak_bytes() - before]))
+    print(json.dumps([seconds, cpu, peak_bytes() - before]))
 
 
 def peak_bytes() -> int:
@@ -221,28 +224,29 @@ def bench_merge(report: Report, folders: list[Path], work: Path, peers: str | No
     text = yaml.safe_dump({"merge_method": "linear", "models": models, "dtype": "bfloat16"})
     config.write_text(text)
     time.sleep(2)  # hashes of files that were just written are not remembered
-    ours, theirs, peaks = [], [], []
+    ours, theirs = [], []
     for _ in range(3):
-        seconds, peak = answer(sys.executable, __file__, "--merge", str(work))
-        ours.append(seconds)
-        peaks.append(peak)
+        ours.append(answer(sys.executable, __file__, "--merge", str(work)))
         if peers:
-            theirs += answer(peers, "-c", MERGEKIT, str(config), str(work / "mergekit"))
-    best = min(s for seconds in ours for s in seconds)
+            theirs.append(answer(peers, "-c", MERGEKIT, str(config), str(work / "mergekit")))
+    first, peak = ours[0][0][0], min(found[2] for found in ours) / 2**20
+    best, busy = (min(min(found[i]) for found in ours) for i in range(2))
     name = f"remelt merge in process, {PARENTS} x 134.5M bfloat16, 1 thread + 2 that hash"
-    report.add(f"{name}: first time, parents hashed", ours[0][0], "s")
+    report.add(f"{name}: first time, parents hashed", first, "s")
     report.add(f"{name}: again", best, "s")
+    report.add(f"{name}: again, CPU time", busy, "s")
     bound = (PARENTS + 2) * (folders[0] / "model.safetensors").stat().st_size / 2**20
-    peak = min(peaks) / 2**20
-    report.add(
-        "its peak memory, mapped parents included", peak, "MiB", f"<= {bound:.0f}", peak <= bound
-    )
+    goal = f"<= {bound:.0f}"
+    report.add("its peak memory, mapped parents included", peak, "MiB", goal, peak <= bound)
     if not peers:
         print("mergekit: not measured, give --peers PYTHON")
         return
-    report.add("mergekit, linear, in process, same files, 1 thread", min(theirs), "s")
-    gain = min(theirs) / best
+    their_best, their_busy = (min(min(found[i]) for found in theirs) for i in range(2))
+    report.add("mergekit, linear, in process, same files, 1 thread", their_best, "s")
+    report.add("mergekit, linear, CPU time", their_busy, "s")
+    gain = their_best / best
     report.add("remelt merge: faster than mergekit by", gain, "x", ">= 3", gain >= 3)
+    report.add("remelt merge: less CPU time than mergekit by", their_busy / busy, "x")
 
 
 def answer(*command: str) -> Any:

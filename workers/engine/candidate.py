@@ -159,9 +159,7 @@ class Candidate:
         """The live model, built anew only when dtype, config or tokenizer are others."""
         if self.pool is None:
             raise BadInput("no pool is resident", where="engine", mend="Load one first")
-        if recipe.parents[0] not in self.pool.parents:
-            self.pool.form_(torch.empty(0), recipe)
-        head = self.pool.parents[recipe.parents[0]].checkpoint
+        head = self.pool.parents_of(recipe)[0].checkpoint
         stored = TORCH_DTYPES[recipe.dtype]
         if self.stored is None or self.stored.dtype != stored:
             self._drop()

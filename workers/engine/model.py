@@ -68,7 +68,7 @@ class LiveModel:
         activations: Activations | None = None,
     ) -> None:
         frame = frame or build_frame(head.path, flat.dtype, flat.device)
-        self.head, self.key, self.device = head, head_key(head), frame.device
+        self.key, self.device = head_key(head), frame.device
         self.where = str(head.path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(

@@ -79,7 +79,7 @@ class Pool:
         That is a tensor that is identical in all checkpoints, written by an earlier call with the
         same buffer: nobody else may write to it. Raises BadInput for unknown parents.
         """
-        parents = self._parents(recipe)
+        parents = self.parents_of(recipe)
         if self._formed is None or self._formed() is not out:
             self._formed, self._held = weakref.ref(out), set()
         written, works = [], []
@@ -115,7 +115,8 @@ class Pool:
             else sent(pieces, out.device)
         )
 
-    def _parents(self, recipe: Recipe) -> list[Parent]:
+    def parents_of(self, recipe: Recipe) -> list[Parent]:
+        """The parents in the recipe's order; BadInput where it is not one for this pool."""
         for digest in recipe.parents:
             if digest not in self.parents:
                 raise BadInput(

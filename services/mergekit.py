@@ -143,8 +143,7 @@ def to_mergekit(recipe: Recipe, models: Mapping[str, str]) -> str:
             where=f"recipe {recipe.digest[:12]}…",
             mend="Keep it as a Remelt recipe, or cast it",
         )
-    rows = [*(group.weights for group in recipe.groups), recipe.weights]
-    used = [i for i in range(len(recipe.parents)) if any(row[i] for row in rows)]
+    used = [i for i in range(len(recipe.parents)) if any(row[i] for row in recipe.rows)]
     config = {
         "merge_method": "linear",
         "models": [

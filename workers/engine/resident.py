@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from optim.recipe import Recipe
-from optim.steps import sums_to_one
+from optim.steps import float32_weights, sums_to_one
 from services.checkpoints import Checkpoint, read_checkpoint
 from services.errors import BadInput, IntegrityError
 from services.mapped import map_tensors
@@ -126,8 +126,10 @@ class Pool:
                 )
         try:
             recipe.check_tensors({slot.name: slot.whole for slot in self.layout.slots})
+            for row in recipe.rows:
+                float32_weights(row)
         except ValueError as error:
-            raise BadInput(str(error), mend="Give one coefficient for every column") from error
+            raise BadInput(str(error), where="recipe", mend="Correct its weights") from error
         return [self.parents[digest] for digest in recipe.parents]
 
 

@@ -6,6 +6,7 @@ with every number of threads. Never touches files and never allocates more than 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -13,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,6 +69,10 @@ def linear_many_(
     _check_parts(outs, parents, weights)
     rows = [terms_of(tuple(row)) for row in weights]
     count = outs[0].numel()
+    if _gpu_compiles(outs[0], parents):
+        from optim.gpu import form_on_gpu
+
+        return [form_on_gpu(out, parents, row) for out, row in zip(outs, rows, strict=True)]
     if not _compiles(outs[0], parents):
         steps = CPU_CHUNK if outs[0].device.type == "cpu" else GPU_CHUNK
         return form_by_steps(outs, parents, rows, slice(0, count), chunk or steps)
@@ -138,6 +142,17 @@ def _compiles(out: Tensor, parents: Sequence[Tensor]) -> bool:
     )
 
 
+def _gpu_compiles(out: Tensor, parents: Sequence[Tensor]) -> bool:
+    tensors = (out, *parents)
+    if out.device.type != "cuda" or len({(t.dtype, t.device) for t in tensors}) != 1:
+        return False
+    try:
+        from optim.gpu import proved
+    except ImportError:
+        return False
+    return all(t.is_contiguous() for t in tensors) and proved(out.device, out.dtype)
+
+
 def _form_in_one_pass(
     outs: Sequence[Tensor],
     parents: Sequence[Tensor],
@@ -151,19 +166,19 @@ def _form_in_one_pass(
     width, out_width = parents[0].element_size(), outs[0].element_size()
     names = DTYPE_NAMES[parents[0].dtype], DTYPE_NAMES[outs[0].dtype]
     chunk, whole = max(chunk // STEP, 1) * STEP, (part.stop - part.start) // STEP * STEP
-    calls = []
+    addresses, calls = [parent.data_ptr() for parent in parents], []
     for out, row in zip(outs, rows, strict=True):
-        sources = np.array([parents[i].data_ptr() for i in row.used], np.int64)
-        weights = np.array(row.weights, np.float32)
-        calls.append((form_function(*names, len(row.used)), out.data_ptr(), sources, weights, row))
+        used = len(row.used)
+        sources = [addresses[i] for i in row.used]
+        weights = (ctypes.c_float * used)(*row.weights)
+        calls.append((form_function(*names, used), out.data_ptr(), sources, weights, row.keeps))
     finite, end = [True] * len(outs), part.start + whole
     for start in range(part.start, end, chunk):
         steps = min(chunk, end - start) // STEP
-        for number, (form, target, sources, weights, row) in enumerate(calls):
-            here = sources + start * width
-            at, weights_at = here.ctypes.data, weights.ctypes.data
-            bad = form(target + start * out_width, at, weights_at, steps, row.keeps)
-            finite[number] &= not bad
+        for number, (form, target, sources, weights, keeps) in enumerate(calls):
+            here = (ctypes.c_int64 * len(sources))(*(at + start * width for at in sources))
+            at, weights_at = ctypes.addressof(here), ctypes.addressof(weights)
+            finite[number] &= not form(target + start * out_width, at, weights_at, steps, keeps)
     if end < part.stop:
         rest = form_by_steps(outs, parents, rows, slice(end, part.stop), STEP)
         finite = [a and b for a, b in zip(finite, rest, strict=True)]

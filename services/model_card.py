@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optim.recipe import Recipe
-from services.mergekit import to_mergekit
+from services.mergekit import inexpressible, to_mergekit
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
 
@@ -46,19 +46,38 @@ def model_card(recipe: Recipe, weights_digest: str, card: Mapping[str, Any] | No
         f"| --- | ---: | --- |{place_rule}",
         *rows,
         "",
+        *_exceptions(recipe),
         f"- accumulated in float32, rounded once to {recipe.dtype}",
         f"- recipe `{recipe.digest}` (`recipe.yaml`)",
         f"- weights `{weights_digest}`: the SHA-256 of the tensors that were evaluated",
         "",
+        *_mergekit(recipe, places),
+        "Every file's SHA-256 is in `manifest.json`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _exceptions(recipe: Recipe) -> list[str]:
+    """That not all tensors have the weights of the table."""
+    parts = []
+    if recipe.groups:
+        parts.append(f"{len(recipe.groups)} groups of tensors have weights of their own")
+    if recipe.columns:
+        parts.append(f"{len(recipe.columns)} tensors have weights per column")
+    return [f"These are the weights of most tensors; {' and '.join(parts)}.", ""] if parts else []
+
+
+def _mergekit(recipe: Recipe, places: Mapping[str, str]) -> list[str]:
+    if what := inexpressible(recipe):
+        return [f"mergekit cannot make it again: it has no word for {what}.", ""]
+    return [
         "As a mergekit configuration (same formula; mergekit rounds at other places):",
         "",
         "```yaml",
         to_mergekit(recipe, places).rstrip(),
         "```",
         "",
-        "Every file's SHA-256 is in `manifest.json`.",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def plain(text: str) -> str:

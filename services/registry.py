@@ -21,7 +21,7 @@ from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, IntegrityError, NotFound
 from services.settings import Settings
 from services.store import fetch_checkpoint
-from services.suites import NAME, Suite, parse_suite
+from services.suites import NAME, SPLITS, Suite, parse_suite
 
 MAX_SUITE_BYTES = 64 * 2**20
 
@@ -238,26 +238,29 @@ def add_suite(
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput("cannot be read as UTF-8 text", where=str(path), mend=str(error)) from error
     suite = parse_suite(name, text, where=str(path), normalise=normalise)
-    sizes = {
-        f"{split}_items": len(suite.split(split)) for split in ("search", "validation", "test")
-    }
+    return suite, store_suite(database, suite)
+
+
+def store_suite(database: Database, suite: Suite) -> bool:
+    """Store a suite; whether it is new. Raises BadInput when it is too large."""
+    text = suite.to_jsonl().encode()
+    if len(text) > MAX_SUITE_BYTES:
+        raise BadInput(
+            f"its items take more than {MAX_SUITE_BYTES >> 20} MiB",
+            where=f"suite {suite.name}",
+            mend="Take fewer of them",
+        )
     made = database.row(
         "registry.add_suite",
-        name=name,
+        name=suite.name,
         digest=suite.digest,
         form=suite.form,
         items=len(suite.items),
-        settings=Jsonb(
-            {
-                "normalise": suite.normalise,
-                "fractions": list(suite.fractions),
-                "split_seed": suite.split_seed,
-            }
-        ),
-        content=zlib.compress(suite.to_jsonl().encode()),
-        **sizes,
+        settings=Jsonb(suite.settings),
+        content=zlib.compress(text),
+        **{f"{split}_items": len(suite.split(split)) for split in SPLITS},
     )
-    return suite, made is not None
+    return made is not None
 
 
 def suite_row(connection: Connection, name: str) -> Row:

@@ -2,6 +2,7 @@
 
 Pure text in, values out: no files, no database. An item's split depends on the stored seed and on
 the item itself only, so adding items never moves an old one from the test split into the search.
+The items of an lm-eval task that has rules of its own also carry what it asks (`services.lm_eval`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NoReturn, get_args
@@ -21,6 +22,8 @@ from services.errors import SuiteRefused
 Split = Literal["search", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 DEFAULT_FRACTIONS = (0.5, 0.25, 0.25)
+#: what an option's log-likelihood is divided by: nothing, its UTF-8 bytes (True), its characters
+Normalise = bool | Literal["characters"]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 
 #: keys that an item of each form must have; `cluster` (or `group`, the same) may be added to any
@@ -30,6 +33,8 @@ FORM_KEYS: dict[Form, tuple[str, ...]] = {
     "text": ("id", "text"),
 }
 _CLUSTER_KEYS = ("cluster", "group")
+#: key of what an lm-eval task asks about an item
+ASKED_KEY = "lm_eval"
 _MARKS: dict[str, Form] = {
     "choices": "choice", "gold": "choice", "context": "choice",
     "prompt": "exact", "target": "exact", "text": "text",
@@ -50,6 +55,8 @@ class Item:
     text: str = ""
     #: items with the same value share a context, so their errors are not independent
     cluster: str | None = None
+    #: of an lm-eval task: `doc`, `requests`, `target`, `choices`, `input`, `task`
+    asked: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
 
     def to_dict(self, form: Form) -> dict[str, Any]:
         """The item as it stands in a suite file."""
@@ -58,6 +65,8 @@ class Item:
             data["choices"] = list(self.choices)
         if self.cluster is not None:
             data["cluster"] = self.cluster
+        if self.asked is not None:
+            data[ASKED_KEY] = dict(self.asked)
         return data
 
 
@@ -68,27 +77,41 @@ class Suite:
     name: str
     form: Form
     items: tuple[Item, ...] = field(repr=False)
-    #: `choice`: compare log-likelihoods divided by the bytes of each choice (lm-eval's acc_norm)
-    normalise: bool = False
+    #: `choice`: compare log-likelihoods divided by the length of each choice; `characters` is
+    #: lm-eval's acc_norm, bytes (True) its acc_bytes
+    normalise: Normalise = False
     #: shares of search, validation and test
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     split_seed: str = "0"
+    #: lm-eval's definitions of the tasks that the items were made from; None: Remelt's own scoring
+    task: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)
 
-    @cached_property
-    def digest(self) -> str:
-        """Hex SHA-256 of items, form, normalise, fractions and split seed; not of the name."""
-        data = {
-            "form": self.form,
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `parse_suite` needs beside the items, JSON-ready."""
+        found: dict[str, Any] = {
             "normalise": self.normalise,
             "fractions": list(self.fractions),
             "split_seed": self.split_seed,
-            "items": [item.to_dict(self.form) for item in self.items],
         }
+        return found if self.task is None else {**found, "task": dict(self.task)}
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of form, items and settings; not of the name."""
+        items = [item.to_dict(self.form) for item in self.items]
+        data = {"form": self.form, "items": items, **self.settings}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def lengths(self, item: Item) -> list[int]:
+        """What the log-likelihood of each choice of an item is divided by."""
+        if self.normalise == "characters":
+            return [len(choice) for choice in item.choices]
+        return [len(choice.encode()) if self.normalise else 1 for choice in item.choices]
 
     def split(self, name: Split) -> tuple[Item, ...]:
         """The items of one split, in the order of the file."""
@@ -116,14 +139,16 @@ def parse_suite(
     text: str,
     *,
     where: str,
-    normalise: bool = False,
+    normalise: Normalise = False,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     split_seed: str | int = 0,
+    task: Mapping[str, Any] | None = None,
     require_splits: bool = True,
 ) -> Suite:
     """Parse JSON Lines; `where` names the file in messages. Blank lines and a BOM are fine.
 
-    `require_splits=False` lets a split be empty, for a suite that is only ever scored whole.
+    `task` belongs to items of an lm-eval task. `require_splits=False` lets a split be empty, for a
+    suite that is only ever scored whole.
     Raises SuiteRefused with file, line and mend.
     """
     _check_settings(name, where, fractions)
@@ -137,6 +162,8 @@ def parse_suite(
         at = f"{where}:{number}"
         data = _parse_line(line, at)
         form = _check_form(data, form, at)
+        if (ASKED_KEY in data) != (task is not None):
+            _refuse(at, f"key {ASKED_KEY!r} is for items of lm-eval tasks", "Leave it out")
         item = _parse_item(data, form, at)
         if item.id in lines:
             _refuse(at, f"id {item.id!r} is also on line {lines[item.id]}", "Give it another id")
@@ -153,6 +180,7 @@ def parse_suite(
         normalise=normalise,
         fractions=(fractions[0], fractions[1], fractions[2]),
         split_seed=str(split_seed),
+        task=task,
     )
     filled = {suite.split_of(item) for item in items}
     for split in SPLITS if require_splits else ():
@@ -214,7 +242,7 @@ def _check_form(data: dict[str, Any], form: Form | None, at: str) -> Form:
     (mine,) = found
     if form is not None and mine != form:
         _refuse(at, f"is of form {mine!r}, the items above are {form!r}", "Put it in another suite")
-    if unknown := sorted(set(data) - {*FORM_KEYS[mine], *_CLUSTER_KEYS}):
+    if unknown := sorted(set(data) - {*FORM_KEYS[mine], *_CLUSTER_KEYS, ASKED_KEY}):
         _refuse(at, f"unknown key {unknown[0]!r}", f"Known: {', '.join(FORM_KEYS[mine])}, cluster")
     if missing := [key for key in FORM_KEYS[mine] if key not in data]:
         _refuse(at, f"key {missing[0]!r} is missing", f"An item has {', '.join(FORM_KEYS[mine])}")
@@ -248,6 +276,8 @@ def _parse_item(data: dict[str, Any], form: Form, at: str) -> Item:
     if len(item_id) > 256 or not item_id.isprintable():
         _refuse(at, "id is longer than 256 or holds control characters", "Shorten it")
     cluster = _parse_cluster(data, at)
+    if ASKED_KEY in data:
+        return _task_item(data, form, item_id, cluster, at)
     if form == "text":
         return Item(id=item_id, cluster=cluster, text=_string(data, "text", at))
     if form == "exact":
@@ -279,3 +309,19 @@ def _parse_item(data: dict[str, Any], form: Form, at: str) -> Item:
         choices=tuple(choices),
         gold=gold,
     )
+
+
+def _task_item(
+    data: dict[str, Any], form: Form, item_id: str, cluster: str | None, at: str
+) -> Item:
+    """An item of an lm-eval task: what people are shown may be empty, what is asked may not."""
+    asked = data[ASKED_KEY]
+    if not isinstance(asked, dict) or not asked.get("requests") or "doc" not in asked:
+        _refuse(at, f"{ASKED_KEY} holds no doc or no requests", "Add the task again")
+    shown = {key: data[key] for key in FORM_KEYS[form] if key != "id"}
+    if "choices" in shown:
+        shown["choices"] = tuple(map(str, shown["choices"]))
+    for key, value in shown.items():
+        if key not in ("choices", "gold"):
+            _check_text(str(value), key, at, empty=True)
+    return Item(id=item_id, cluster=cluster, asked=asked, **shown)

@@ -31,7 +31,13 @@ from services.embedded import ensure_broker, ensure_postgres
 from services.embedded import stop as stop_servers
 from services.settings import Settings
 
-pytest_plugins = ["tests.plugins.invariants", "tests.plugins.stack", "tests.plugins.studies"]
+pytest_plugins = [
+    "tests.plugins.invariants",
+    "tests.plugins.stack",
+    "tests.plugins.studies",
+    "tests.plugins.tiny_models",
+    "tests.plugins.lm_tasks",
+]
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 START_SECONDS = 60

@@ -1,4 +1,5 @@
-"""`remelt evaluate DIR --suite FILE…`: one checkpoint through the engine, without a study.
+"""`remelt evaluate DIR --suite FILE…` or `--lm-eval TASK…`: one checkpoint through the engine,
+without a study.
 
 The same engine, batches and scoring as a study's, so its numbers are a study's numbers. Needs no
 database, no broker and no settings; writes nothing but the engine's log.
@@ -12,6 +13,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from optim.recipe import OUTPUT_DTYPES, Recipe
 from services.checkpoints import read_checkpoint
 from services.cli.output import interval, print_table, progress_bar
 from services.errors import BadInput, RemeltError, SuiteRefused
+from services.lm_eval.load import TaskOptions, load_tasks
 from services.settings import Settings, settings
 from services.suites import SPLITS, Item, Suite, parse_suite
-from workers.engine.client import Engine, EvaluationResult, Progress, SuiteResult
+from workers.engine.client import Engine, EvaluationResult, OnTick, Progress, SuiteResult
 
 ABOUT = {"choice": "accuracy", "exact": "exact match", "text": "nats per token"}
+NORMALISED = {True: "accuracy per byte", "characters": "accuracy per character"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.lm_eval:
+        _run_tasks(options)
+        return
     suites = [_read_suite(path, options) for path in options.suite]
     names = [suite.name for suite in suites]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
@@ -55,6 +62,39 @@ def _run(options: argparse.Namespace) -> None:
             for line in item_lines(suite, options.split, result):
                 _print_line(line)
 
+    with _progress() as tick:
+        cost = evaluate(options, suites, finished, tick)
+    if options.json:
+        for suite, result in results:
+            _print_line(summary(suite, options.split, result, cost))
+    else:
+        _print_table(options, results, cost)
+
+
+def _run_tasks(options: argparse.Namespace) -> None:
+    """lm-eval's own loop and table, with answers of the live engine."""
+    # an optional extra: not for those who score suites
+    from workers.lm_eval_run import results_table, run_tasks
+
+    asked = TaskOptions(include_path=options.include_path, num_fewshot=options.num_fewshot)
+    loaded = load_tasks(options.lm_eval, asked)
+    with _progress() as tick, _candidate(options, tick) as (engine, recipe):
+        results, truncated = run_tasks(engine, recipe, loaded, options.limit, tick)
+    if options.json:
+        kept = ("results", "groups", "n-shot", "n-samples", "versions")
+        _print_line({key: results[key] for key in kept if key in results})
+    else:
+        sys.stdout.write(results_table(results))
+    if truncated:
+        sys.stderr.write(
+            f"remelt: {truncated} requests were longer than the model and lost their beginning, as "
+            "in lm-eval\n"
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[OnTick]:
+    """A progress bar and the function that moves it."""
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None)
 
@@ -65,23 +105,25 @@ def _run(options: argparse.Namespace) -> None:
             )
             return True
 
-        cost = evaluate(options, suites, finished, tick)
-    if options.json:
-        for suite, result in results:
-            _print_line(summary(suite, options.split, result, cost))
-    else:
-        _print_table(options, results, cost)
+        yield tick
+
+
+@contextmanager
+def _candidate(options: argparse.Namespace, on_tick: OnTick) -> Iterator[tuple[Engine, Recipe]]:
+    """The checkpoint of the options, resident in an engine of its own."""
+    checkpoint = read_checkpoint(options.folder)
+    config = _config(options)
+    recipe = Recipe.one_hot((checkpoint.digest,), 0, options.dtype or checkpoint.dtype)
+    with Engine(config, log_dir=config.home / "logs", compute=options.compute) as engine:
+        engine.load([(checkpoint.digest, checkpoint.path)], recipe.dtype, on_tick)
+        yield engine, recipe
 
 
 def evaluate(
     options: argparse.Namespace, suites: Sequence[Suite], on_suite: Any, on_tick: Any
 ) -> EvaluationResult:
     """Score the checkpoint of the options on every suite, in an engine of its own."""
-    checkpoint = read_checkpoint(options.folder)
-    config = _config(options)
-    recipe = Recipe.one_hot((checkpoint.digest,), 0, options.dtype or checkpoint.dtype)
-    with Engine(config, log_dir=config.home / "logs", compute=options.compute) as engine:
-        engine.load([(checkpoint.digest, checkpoint.path)], recipe.dtype, on_tick)
+    with _candidate(options, on_tick) as (engine, recipe):
         return engine.evaluate(recipe, suites, options.split, on_suite=on_suite, on_tick=on_tick)
 
 
@@ -119,7 +161,7 @@ def summary(
         "low": low,
         "high": high,
         "n": len(found),
-        "is": "accuracy per byte" if suite.normalise else ABOUT[suite.form],
+        "is": NORMALISED.get(suite.normalise, ABOUT[suite.form]),
         "seconds": round(result.seconds, 3),
         "tokens": result.tokens,
         "weights_digest": cost.weights_digest,
@@ -189,9 +231,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", metavar="DIR", type=Path, help="config.json, *.safetensors, tokenizer")
     add(
-        "--suite", nargs="+", action="extend", type=Path, required=True, metavar="FILE",
+        "--suite", nargs="+", action="extend", type=Path, default=[], metavar="FILE",
         help="JSON Lines: choice, exact or text items",
     )  # fmt: skip
+    add(
+        "--lm-eval", nargs="+", action="extend", default=[], metavar="TASK",
+        help="lm-eval tasks instead of suites; prints lm-eval's own table",
+    )  # fmt: skip
+    add("--include-path", type=Path, metavar="DIR", help="lm-eval tasks are looked up here only")
+    add("--num-fewshot", type=int, metavar="N", help="examples before each lm-eval question")
+    add("--limit", type=int, metavar="N", help="first N documents of each lm-eval task")
     add("--split", choices=SPLITS, help="score only this split (default: all items)")
     add("--normalise", action="store_true", help="compare choices by log-likelihood per byte")
     add("--json", action="store_true", help="one object a line per item, then one per suite")
@@ -202,7 +251,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), help="default: REMELT_ENGINE_DEVICE, or auto")
     add("--threads", type=int, help="threads on a CPU (default: REMELT_ENGINE_THREADS, or 1)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if bool(options.suite) == bool(options.lm_eval):
+        parser.error("give either --suite FILE or --lm-eval TASK")
+    return options
 
 
 if __name__ == "__main__":

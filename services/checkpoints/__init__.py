@@ -16,10 +16,12 @@ from services.checkpoints.files import (
 from services.checkpoints.headers import TensorInfo, read_tensors
 from services.checkpoints.mergeable import check_mergeable
 from services.checkpoints.read import Checkpoint, read_checkpoint
+from services.checkpoints.remembered import Remembered
 
 __all__ = [
     "Checkpoint",
     "FileInfo",
+    "Remembered",
     "TensorInfo",
     "belonging_files",
     "check_mergeable",

@@ -24,6 +24,7 @@ from services.checkpoints.files import (
     read_json,
 )
 from services.checkpoints.headers import TensorInfo, read_tensors
+from services.checkpoints.remembered import Remembered
 from services.checkpoints.tokenizer import token_map, tokenizer_digest
 from services.errors import CheckpointRefused
 
@@ -81,11 +82,13 @@ def read_checkpoint(
     *,
     check_values: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    remembered: Remembered | None = None,
 ) -> Checkpoint:
     """Read and check the checkpoint in folder `path`.
 
-    `progress` gets (bytes read, bytes in all). Without `check_values` NaN and infinity pass. Raises
-    CheckpointRefused with file, reason and mend.
+    `progress` gets (bytes read, bytes in all). Without `check_values` NaN and infinity pass, and
+    weights whose hash is `remembered` are not read again. Raises CheckpointRefused with file,
+    reason and mend.
     """
     path = Path(path)
     names = belonging_files(path)
@@ -102,11 +105,17 @@ def read_checkpoint(
 
     files: dict[str, FileInfo] = {}
     for name in names:
-        if name.endswith(".safetensors"):
+        known = remembered.hash_of(path / name) if remembered and not check_values else None
+        if known is not None:
+            files[name] = known
+            tick(known.bytes)
+        elif name.endswith(".safetensors"):
             inside = sorted((t for t in tensors.values() if t.file == name), key=lambda t: t.start)
             files[name] = scan_values(path / name, inside, check_values=check_values, tick=tick)
         else:
             files[name] = hash_file(path / name, tick)
+        if remembered and known is None:
+            remembered.keep(path / name, files[name])
     tensors = _drop_tied(path, config, tensors)
     counts: Counter[str] = Counter()
     for tensor in tensors.values():

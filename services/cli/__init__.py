@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from services.cli import artefact, pool, stack, study, suite
+from services.cli import artefact, merge, pool, stack, study, suite
 from services.errors import RemeltError
 
 HELP = """Remelt recycles a pool of checkpoints into Pareto-optimal merges.
@@ -47,8 +47,10 @@ for command in (
     pool.pool,
     suite.suite,
     study.study,
+    study.export,
     stack.evaluate,
     artefact.cast,
+    merge.merge,
     artefact.publish,
     artefact.pull,
     stack.ui,

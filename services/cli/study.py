@@ -16,8 +16,9 @@ from services.cli.watch import watch
 from services.errors import NoFeasibleCandidate, RemeltError
 from services.spec import StudySpec, load_spec
 from services.studies import control, read, sealed
-from services.studies.export import export_study
+from services.studies.export import export_samples, export_study
 from services.studies.submit import submit as submit_study
+from services.suites import SPLITS, Split
 
 
 @click.group()
@@ -139,10 +140,35 @@ _control("cancel", control.cancel, "End study NUMBER now, keeping what it found.
     default="json",
     help="json: everything; csv: one line a trial; mergekit: the chosen candidate's YAML.",
 )
-@click.option("--trial", type=int, help="With mergekit: this trial instead of the chosen one.")
+@click.option(
+    "--lm-eval",
+    "samples",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a trial's answers into DIR as lm-eval's sample logs, instead.",
+)
+@click.option("--trial", type=int, help="This trial instead of the chosen one.")
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="validation",
+    show_default=True,
+    help="With --lm-eval: answers on this split; reading test is logged.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write to a file instead of stdout.")
-def export(number: int, kind: str, trial: int | None, out: Path | None) -> None:
+def export(
+    number: int,
+    kind: str,
+    samples: Path | None,
+    trial: int | None,
+    split: Split,
+    out: Path | None,
+) -> None:
     """Export study NUMBER."""
+    if samples is not None:
+        for path in export_samples(open_database(), number, samples, trial=trial, split=split):
+            click.echo(f"wrote {path}")
+        return
     text = export_study(open_database(), number, kind, trial=trial)
     if out is None:
         click.echo(text, nl=False)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from services import registry
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
+from services.errors import BadInput
+from services.lm_eval.load import TaskOptions
+from services.lm_eval.tasks import read_task
+from services.suites import SPLITS
 
 
 @click.group()
@@ -18,13 +23,33 @@ def suite() -> None:
 
 @suite.command()
 @click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--normalise", is_flag=True, help="Divide each choice's log-likelihood by its length."
+    "--normalise", is_flag=True, help="Divide each choice's log-likelihood by its length in bytes."
+)
+@click.option("--lm-eval", "task", metavar="TASK", help="A task or group of lm-eval, not a FILE.")
+@click.option(
+    "--include-path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Look up TASK in this folder only, not among lm-eval's own.",
+)
+@click.option("--num-fewshot", type=click.IntRange(0), help="Examples before each question.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first N documents of a task.")
+@click.option("--metric", help="The metric that says whether an item is right.")
+@click.option("--filter", "filter_", help="The task's filter before that metric.")
+@click.option(
+    "--threshold",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="An item is right when its metric is at least this.",
 )
 @json_option
-def add(name: str, file: Path, normalise: bool, as_json: bool) -> None:
-    """Register the JSONL FILE as suite NAME.
+def add(
+    name: str, file: Path | None, normalise: bool, task: str | None, as_json: bool, **how: Any
+) -> None:
+    """Register the JSONL FILE, or an lm-eval TASK, as suite NAME.
 
     \b
     One item a line, all of one form:
@@ -32,15 +57,28 @@ def add(name: str, file: Path, normalise: bool, as_json: bool) -> None:
       {"id", "prompt", "target"}                        the greedy answer must be the target
       {"id", "text"}                                    nats per token
     """
-    stored, new = registry.add_suite(open_database(), name, file, normalise=normalise)
-    sizes = {split: len(stored.split(split)) for split in ("search", "validation", "test")}
+    if (file is None) == (task is None):
+        raise BadInput(
+            "neither a file nor a task" if file is None else "a file and a task",
+            where=f"suite {name}",
+            mend="Give FILE.jsonl or --lm-eval TASK",
+        )
+    if file is not None:
+        stored, new = registry.add_suite(open_database(), name, file, normalise=normalise)
+    else:
+        assert task is not None
+        registry.check_name(name, "suite")
+        stored = read_task(name, task, TaskOptions(filter=how.pop("filter_"), **how))
+        new = registry.store_suite(open_database(), stored)
+    sizes = {split: len(stored.split(split)) for split in SPLITS}
     if as_json:
         data = {"name": name, "form": stored.form, "digest": stored.digest, "new": new}
         print_json({**data, "items": len(stored.items), **sizes})
         return
     state = "" if new else " (was registered already)"
+    judge = "" if stored.task is None else ", judged by lm-eval"
     click.echo(
-        f"suite {name}: {len(stored.items)} items, form {stored.form}, "
+        f"suite {name}: {len(stored.items)} items, form {stored.form}{judge}, "
         + ", ".join(f"{split} {n}" for split, n in sizes.items())
         + state
     )

@@ -1,4 +1,5 @@
-"""Exporting a study: everything as JSON, a table as CSV, one recipe as mergekit YAML."""
+"""Exporting a study: everything as JSON, a table as CSV, one recipe as mergekit YAML, one trial's
+answers as lm-eval's sample logs."""
 
 from __future__ import annotations
 
@@ -6,14 +7,16 @@ import csv
 import io
 import json
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 from optim.recipe import Recipe
 from services.db import Database
-from services.errors import BadInput
+from services.errors import BadInput, NotFound
+from services.lm_eval.samples import write_samples
 from services.mergekit import to_mergekit
-from services.studies import read
-from services.studies.record import Study
+from services.studies import read, sealed
+from services.studies.record import Split, Study
 
 #: cells that a spreadsheet would take for a formula
 FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
@@ -73,13 +76,43 @@ def neutral(cell: str) -> str:
     return f"'{cell}" if cell.startswith(FORMULA_MARKS) else cell
 
 
+def export_samples(
+    database: Database, number: int, folder: Path, *, trial: int | None, split: Split
+) -> list[Path]:
+    """Write what a trial (the chosen one by default) answered on a split as lm-eval's logs.
+
+    The paths written. Reading the test split is logged. Raises NotFound, or BadInput for a sealed
+    test split or a study that has chosen nothing.
+    """
+    study = read.get_study(database, number)
+    trial = _chosen(database, study) if trial is None else trial
+    if split == "test":
+        found = sealed.sealed_predictions(
+            database, number, trial, purpose=f"remelt export --lm-eval, trial {trial}"
+        )
+    else:
+        found = read.predictions(database, study, trial, split)
+    if not found:
+        raise NotFound(
+            f"study {number} has no answers of trial {trial} on the {split} split",
+            mend="Choose another trial or split",
+        )
+    detail = read.trial_detail(database, study, trial)
+    suites = read.suites_with_items(database, study)
+    about = {"study": number, "trial": trial, "split": split, "recipe": detail["recipe_digest"]}
+    return write_samples(
+        folder, [(suite, found[suite.name]) for suite in suites if suite.name in found], about
+    )
+
+
+def _chosen(database: Database, study: Study) -> int:
+    chosen = read.study_summary(database, study.id)["chosen"]
+    if chosen is None:
+        raise BadInput(f"study {study.id} has chosen no candidate", mend="Name one with --trial")
+    return int(chosen)
+
+
 def _mergekit(database: Database, study: Study, trial: int | None) -> str:
-    if trial is None:
-        chosen = read.study_summary(database, study.id)["chosen"]
-        if chosen is None:
-            raise BadInput(
-                f"study {study.id} has chosen no candidate", mend="Name one with --trial"
-            )
-        trial = int(chosen)
+    trial = _chosen(database, study) if trial is None else trial
     recipe = Recipe.from_dict(read.trial_detail(database, study, trial)["recipe_data"])
     return to_mergekit(recipe, {m.digest: m.uri for m in study.pool.members})

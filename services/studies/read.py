@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from optim.predictions import Predictions
 from services import registry
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, NotFound
@@ -22,6 +23,7 @@ from services.studies.record import (
     load_study,
     load_trials,
 )
+from services.suites import Suite
 
 OpenSplit = Literal["search", "validation"]
 
@@ -117,6 +119,24 @@ def _refuse_test(split: str) -> None:
         )
 
 
+def predictions(
+    database: Database, study: Study, number: int, split: OpenSplit
+) -> dict[str, Predictions]:
+    """What one trial answered on an open split, by suite name; empty if it was not scored there."""
+    _refuse_test(split)
+    with database.transaction() as connection:
+        trial = next(
+            (t for t in load_trials(connection, study.id, split) if t.number == number), None
+        )
+        return {} if trial is None else load_predictions(connection, study, trial.id, split)
+
+
+def suites_with_items(database: Database, study: Study) -> list[Suite]:
+    """The study's suites as they were when it was submitted."""
+    stored = database.rows("studies.suites_with_content", study=study.id)
+    return [registry.suite_from_row(row) for row in stored]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flip:
     """One item whose answer changed between the reference and a candidate."""
@@ -143,9 +163,8 @@ def flips(database: Database, study: Study, number: int, split: OpenSplit = "sea
             raise NotFound(f"study {study.id} has no trial {number} on {split}")
         new = load_predictions(connection, study, trial.id, split)
         old = load_predictions(connection, study, reference.id, split)
-        stored = rows(connection, "studies.suites_with_content", study=study.id)
     found: list[Flip] = []
-    for suite in map(registry.suite_from_row, stored):
+    for suite in suites_with_items(database, study):
         if suite.form != "text" and suite.name in new and suite.name in old:
             found += _flips_of(suite, old[suite.name], new[suite.name], split)
     return found

@@ -5,10 +5,11 @@ The search phase cannot come here: it opens for studies that have made their cho
 
 from __future__ import annotations
 
-from services.db import Database, Row, rows
+from optim.predictions import Predictions
+from services.db import Connection, Database, Row, rows
 from services.errors import BadInput
 from services.studies.read import CandidateView, candidates_on
-from services.studies.record import load_study
+from services.studies.record import Study, load_predictions, load_study, load_trials
 
 
 def final_report(database: Database, study_id: int, *, purpose: str) -> list[CandidateView]:
@@ -17,20 +18,42 @@ def final_report(database: Database, study_id: int, *, purpose: str) -> list[Can
     Raises BadInput while the study searches or validates, and for a cancelled one.
     """
     with database.transaction() as connection:
-        study = load_study(connection, study_id)
-        if study.state == "cancelled":
-            raise BadInput(
-                f"study {study_id} was cancelled, so its test split stays sealed",
-                mend="Submit it again and let it finish",
-            )
-        if study.phase not in ("publish", "done"):
-            raise BadInput(
-                f"the test split is sealed while study {study_id} is in its {study.phase} phase",
-                mend="Wait until the study has finished",
-            )
+        study = _opened(connection, study_id)
         found = candidates_on(connection, study, "test")
         rows(connection, "studies.open_test", study=study_id, purpose=purpose, trials=len(found))
     return found
+
+
+def sealed_predictions(
+    database: Database, study_id: int, trial: int, *, purpose: str
+) -> dict[str, Predictions]:
+    """What one trial answered on the test split, by suite name, logged with its purpose.
+
+    Empty for a trial that was not scored there. Raises what `final_report` raises.
+    """
+    with database.transaction() as connection:
+        study = _opened(connection, study_id)
+        trials = {one.number: one.id for one in load_trials(connection, study_id, "test")}
+        if trial not in trials:
+            return {}
+        rows(connection, "studies.open_test", study=study_id, purpose=purpose, trials=1)
+        return load_predictions(connection, study, trials[trial], "test")
+
+
+def _opened(connection: Connection, study_id: int) -> Study:
+    """The study, if it has made its choice."""
+    study = load_study(connection, study_id)
+    if study.state == "cancelled":
+        raise BadInput(
+            f"study {study_id} was cancelled, so its test split stays sealed",
+            mend="Submit it again and let it finish",
+        )
+    if study.phase not in ("publish", "done"):
+        raise BadInput(
+            f"the test split is sealed while study {study_id} is in its {study.phase} phase",
+            mend="Wait until the study has finished",
+        )
+    return study
 
 
 def readings(database: Database, study_id: int) -> list[Row]:

@@ -21,7 +21,7 @@ from services.settings import Settings, settings
 #: commands that print no data: they start processes, or their output is a file format by itself
 NO_DATA = {
     "up", "down", "ui", "worker", "worker control", "worker evaluate", "worker ping",
-    "study export", "study schema", "evaluate",
+    "study export", "export", "study schema", "evaluate",
 }  # fmt: skip
 SPEC = """
 name: first
@@ -163,11 +163,63 @@ def test_a_study_from_files_to_cancel(remelt: Run, tiny_pool: Path, tmp_path: Pa
     assert "is cancelled, so it cannot be resumed" in refused.err
 
 
+def test_merging_members_of_a_pool(remelt: Run, tiny_pool: Path, tmp_path: Path) -> None:
+    register(remelt, tiny_pool)
+    members = {
+        c["name"]: c["digest"] for c in remelt("pool", "show", "tiny", "--json").data["checkpoints"]
+    }
+    file = tmp_path / "m.yaml"
+    file.write_text(f"pool: tiny\nparents: {{now: 0.5, {members['left'][:12]}: 0.5}}\n")
+    made = remelt("merge", str(file), str(tmp_path / "out"), "--threads", "1", "--json")
+    assert made.code == 0, made.err
+    assert list(made.data["parents"].values()) == [members["now"], members["left"]]
+    file.write_text("parents: {then: 1.0}\n")
+    lost = remelt("merge", str(file), str(tmp_path / "no"), "--pool", "tiny", "--threads", "1")
+    assert lost.code == 2
+    assert "no member 'then'. Has: " in lost.err
+
+
 def test_tables_for_people(remelt: Run, tiny_pool: Path) -> None:
     register(remelt, tiny_pool)
     assert "now *" in remelt("pool", "show", "tiny").out
     assert "tiny" in remelt("pool", "list").out
     assert "pick" in remelt("suite", "list").out
+
+
+def test_a_task_of_lm_eval_becomes_a_suite(remelt: Run, lm_tasks: Path) -> None:
+    here = ("--include-path", str(lm_tasks))
+    made = remelt("suite", "add", "ranked", "--lm-eval", "rank", *here, "--limit", "20", "--json")
+    assert made.code == 0, made.err
+    assert (made.data["form"], made.data["items"], made.data["new"]) == ("choice", 20, True)
+    again = remelt("suite", "add", "ranked", "--lm-eval", "rank", *here, "--limit", "20")
+    assert "20 items, form choice, search" in again.out
+    assert "was registered already" in again.out
+    judged = remelt("suite", "add", "spoken", "--lm-eval", "say", *here, "--filter", "all")
+    assert "30 items, form exact, judged by lm-eval" in judged.out
+    assert {s["name"] for s in remelt("suite", "list", "--json").data} == {"ranked", "spoken"}
+    for arguments, message in (
+        (["--lm-eval", "rank", *here, "--metric", "f1"], "task rank: has no metric 'f1'. It has:"),
+        (["--lm-eval", "rnk", *here], "task rnk: is not known. Near to it: rank"),
+        (["a.jsonl", "--lm-eval", "rank"], "suite s: a file and a task. Give FILE.jsonl or"),
+        ([], "suite s: neither a file nor a task"),
+    ):
+        ended = remelt("suite", "add", "s", *arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert message in ended.err
+        assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_without_lm_eval_its_extra_is_named(
+    remelt: Run, lm_tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    ended = remelt("suite", "add", "s", "--lm-eval", "rank", "--include-path", str(lm_tasks))
+    assert ended.code == 2
+    assert ended.err.strip() == (
+        "remelt: lm-eval task rank: lm-eval is not installed. "
+        "Install it: pip install 'remelt[lm-eval]'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,6 +234,7 @@ def test_tables_for_people(remelt: Run, tiny_pool: Path) -> None:
         (["pull", "1/x", "/tmp/never"], "'1/x' names no artefact"),
         (["publish", "1", "1"], "study 1 has no trial 1"),
         (["study", "report", "1"], "no study has the number 1"),
+        (["export", "1", "--lm-eval", "/tmp/never"], "no study has the number 1"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

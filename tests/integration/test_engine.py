@@ -175,7 +175,7 @@ def test_what_an_evaluation_reports(
         assert len(result.predictions) == len(suite.split("search")) == len(result.item_tokens)
         assert result.tokens > 0
     assert done.tokens == sum(result.tokens for result in results)
-    assert set(done.phases) == {"compile", "form", "score", "digest", "total"}
+    assert set(done.phases) == {"compile", "form", "score", "forward", "digest", "total"}
     assert 0 < done.form_seconds <= done.seconds
     assert done.peak_memory_bytes > 50e6
     assert done.cost()["phases"] == done.phases
@@ -368,7 +368,7 @@ import sys, time
 from pathlib import Path
 from services.settings import Settings
 from workers.engine.client import Engine
-assert not {"torch", "transformers", "deepspeed"} & set(sys.modules)
+assert not {"torch", "transformers", "deepspeed", "lm_eval", "datasets"} & set(sys.modules)
 engine = Engine(Settings(home=Path(sys.argv[1]), engine_device="cpu"), log_dir=Path(sys.argv[1]))
 if sys.argv[2] == "thread":
     import threading

@@ -10,6 +10,7 @@ import pytest
 
 from services.settings import settings
 from services.suites import parse_suite
+from tests.plugins.tiny_models import Save
 from workers.evaluate import main
 
 
@@ -62,6 +63,25 @@ def test_a_table_of_one_split(tiny_pool: Path, capsys: pytest.CaptureFixture[str
     assert row[-3:-1] == [str(count), "test"]
 
 
+def test_tasks_of_lm_eval_give_its_own_table(
+    tiny_model: Save, lm_tasks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
+    folder, here = str(tiny_model("Llama")), ["--include-path", str(lm_tasks)]
+    # "own" is judged by code that stands beside the task: here it may run
+    main([folder, "--lm-eval", "ranks", "own", "say", *here, "--limit", "5", "--device", "cpu"])
+    out = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")] for line in out.splitlines()]
+    assert {"ranks", "own", "say", "- rank"} <= {row[1] for row in rows if len(row) > 1}
+    # "last" has a standard error that lm-eval bootstraps, and says so
+    tasks = ["rank", "last", *here, "--num-fewshot", "1"]
+    main([folder, "--lm-eval", *tasks, "--json", "--device", "cpu"])
+    data = json.loads(capsys.readouterr().out)
+    assert (data["n-shot"]["rank"], data["n-samples"]["rank"]["effective"]) == (1, 30)
+    assert 0 <= data["results"]["rank"]["acc_norm,none"] <= 1
+    assert data["results"]["last"]["perplexity,none"] > 1
+
+
 def bad(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line on stderr of a refused command."""
     with pytest.raises(SystemExit) as ended:
@@ -77,6 +97,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
     tiny_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now, pick = str(tiny_pool / "pool/now"), str(tiny_pool / "suites/pick.jsonl")
+    here = ["--include-path", str(tmp_path)]
+    assert "task x: is not known" in bad([now, "--lm-eval", "x", *here], capsys)
     assert "no such folder" in bad([str(tmp_path / "nothing"), "--suite", pick], capsys)
     assert "cannot be read" in bad([now, "--suite", str(tmp_path / "nothing")], capsys)
     assert "is the name of two files" in bad([now, "--suite", pick, "--suite", pick], capsys)

@@ -68,6 +68,13 @@ def test_a_boundary_that_disappears_in_a_token() -> None:
     assert (other.ids, other.start) == (tokens(make_encoder(), "<s>|c|ab|c"), 3)
 
 
+def test_white_space_that_ends_a_context_belongs_to_the_option() -> None:
+    encoder = make_encoder()
+    [[apart, _]] = encoder.choices([choice("c d", " e", "f")], "s")
+    [[moved, _]] = encoder.choices([choice("c d ", "e", "f")], "s")
+    assert moved == apart
+
+
 def test_closing_tokens_are_dropped_because_the_text_goes_on() -> None:
     encoder = make_encoder(closing=True)
     assert encoder.encode(["cd"]) == [tokens(encoder, "<s>|c|d")]

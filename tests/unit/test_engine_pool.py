@@ -242,14 +242,18 @@ def test_the_plan_says_what_was_chosen_and_why(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tiers, "available_memory", lambda: 100 * 2**30)
     fits = plan_tier(CPU, pool_bytes=30 * 2**30, buffer_bytes=10 * 2**30)
     assert str(fits) == (
-        "host: pool 30.0 GiB, model 10.0 GiB fits into 50% of 100.0 GiB free in memory"
+        "mapped: on a CPU the files are as fast as a copy, and shared by all workers "
+        "(pool 30.0 GiB, model 10.0 GiB, 100.0 GiB free)"
     )
-    assert plan_tier(CPU, pool_bytes=45 * 2**30, buffer_bytes=10 * 2**30).tier == "mapped"
+    large = plan_tier(CPU, pool_bytes=95 * 2**30, buffer_bytes=10 * 2**30)
+    assert large.tier == "mapped"
+    assert "too little, so the disk is read again and again" in large.reason
     assert plan_tier(CPU, pool_bytes=1, buffer_bytes=1, told="device").tier == "host"
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50 * 2**30, 80 * 2**30))
     assert plan_tier(cuda, pool_bytes=30 * 2**30, buffer_bytes=2**30).tier == "device"
     host = plan_tier(cuda, pool_bytes=45 * 2**30, buffer_bytes=2**30)
     assert host.tier == "host"
-    assert "do not fit into 70% of 50.0 GiB free on the device" in host.reason
+    assert "do not fit into 70% of 50.0 GiB free on the device; the pool fits" in host.reason
     assert plan_tier(cuda, pool_bytes=60 * 2**30, buffer_bytes=2**30).tier == "mapped"
+    assert plan_tier(cuda, pool_bytes=60 * 2**30, buffer_bytes=1, told="host").tier == "host"

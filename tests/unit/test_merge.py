@@ -122,7 +122,7 @@ WIDE = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: 
 @settings(max_examples=150, deadline=None)
 @given(
     data=st.data(),
-    count=st.integers(1, 9),
+    count=st.integers(1, 9) | st.just(18),
     size=st.integers(1, 200),
     dtype=st.sampled_from(DTYPES),
     out_dtype=st.sampled_from(DTYPES),

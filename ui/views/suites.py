@@ -24,7 +24,7 @@ def main() -> None:
             badges.hint(
                 "**No suites yet.** A suite is a JSON Lines file of one form: "
                 '`{"id","context","choices","gold"}`, `{"id","prompt","target"}` or '
-                '`{"id","text"}`.',
+                '`{"id","text"}`; or a task of lm-eval (`remelt suite add NAME --lm-eval TASK`).',
                 command,
             )
             return
@@ -33,7 +33,8 @@ def main() -> None:
                 {
                     "suite": s["name"],
                     "scored by": FORMS[s["form"]]
-                    + (", length-normalised" if s["settings"].get("normalise") else ""),
+                    + (", length-normalised" if s["settings"].get("normalise") else "")
+                    + (", judged by lm-eval" if s["settings"].get("task") else ""),
                     "items": s["items"],
                     "search": s["search_items"],
                     "validation": s["validation_items"],

@@ -144,6 +144,28 @@ class Engine:
             peak_memory_bytes=done.data["peak_memory_bytes"],
         )
 
+    def respond(
+        self,
+        recipe: Recipe,
+        requests: Sequence[Sequence[Any]],
+        *,
+        on_tick: OnTick | None = None,
+    ) -> tuple[list[Any], int]:
+        """Answers of a candidate to requests in lm-eval's terms (`workers.engine.requests`).
+
+        Also how many of them were too long and lost tokens on the left. Raises what `evaluate`
+        raises.
+        """
+        if not self.alive or self._channel is None:
+            raise EngineFailed("the engine does not run", mend="Load the pool again")
+        request = {
+            "op": "respond",
+            "recipe": recipe.to_dict(),
+            "requests": [list(one) for one in requests],
+        }
+        done = self._ask(request, Progress(phase="form"), on_tick, None)
+        return done.data["values"], done.data["truncated"]
+
     def close(self) -> None:
         """Let the group end by itself, then make sure that it did."""
         if self._process is not None and self._channel is not None:
@@ -272,7 +294,5 @@ def _suite_message(suite: Suite) -> dict[str, Any]:
         "name": suite.name,
         "digest": suite.digest,
         "jsonl": suite.to_jsonl(),
-        "normalise": suite.normalise,
-        "fractions": list(suite.fractions),
-        "split_seed": suite.split_seed,
+        "settings": suite.settings,
     }

@@ -59,9 +59,11 @@ class Encoder:
 
         Context and option are encoded together, so that tokens may differ from those of the parts;
         the option is what lies beyond the number of tokens that the context has alone, and at least
-        the last token. An option with nothing before it follows the opening (or end) token.
+        the last token. White space at the end of the context belongs to the option, as in lm-eval:
+        most tokenizers join it to the word behind it. An option with nothing before it follows the
+        opening (or end) token.
         """
-        contexts = self.encode([item.context for item in items])
+        contexts = self.encode([item.context.rstrip() for item in items])
         wholes = iter(
             self.encode([item.context + choice for item in items for choice in item.choices])
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -94,6 +95,8 @@ class LiveModel:
         self.lower = LowerBlocks(model, layout_names(frame), activations or Activations(0))
         self._checked = False
         self._head: tuple[int, DynamicCache] | None = None
+        #: wall seconds inside the model since `begin`; on a GPU only those of starting the work
+        self.forward_seconds = 0.0
         self._wanted: Tensor | None = None
         self._gathered = False
         head_module = model.get_output_embeddings()
@@ -106,7 +109,7 @@ class LiveModel:
         `signature` as for `LowerBlocks.prepare`. The first call tries on a few tokens what this
         architecture allows: shared prefixes, skipped blocks.
         """
-        self._head = None
+        self._head, self.forward_seconds = None, 0.0
         if not self._checked:
             self.sharing = Sharing(width=self._width, limit=self._share_limit())
             self.lower.learn(lambda: self.logits(probes(self.encoder.vocabulary)[0]))
@@ -139,6 +142,7 @@ class LiveModel:
             more["attention_mask"] = self._as_attention_mask(mask.to(self.device))
         if depths is not None:
             more["position_ids"] = depths.to(self.device)
+        started = time.monotonic()
         try:
             with self.lower.around(key):
                 out: Tensor = self.engine(
@@ -146,6 +150,7 @@ class LiveModel:
                 ).logits
         finally:
             wanted, self._wanted = self._wanted, None
+            self.forward_seconds += time.monotonic() - started
         flat = out.reshape(-1, out.shape[-1])
         return flat if self._gathered else flat.index_select(0, wanted)
 
@@ -193,6 +198,7 @@ class LiveModel:
         `until(ids, scores)` says after each step which rows have enough, bool [B]; a row also ends
         at an end token, and is filled up with zeros.
         """
+        started = time.monotonic()
         out: Tensor = self.engine.generate(
             input_ids=inputs.to(self.device),
             attention_mask=mask.to(self.device, torch.int64),
@@ -206,6 +212,7 @@ class LiveModel:
             ),
             stopping_criteria=[until],
         )
+        self.forward_seconds += time.monotonic() - started
         return out[:, inputs.shape[1] :]
 
     def answer_text(self, ids: Sequence[int]) -> str:

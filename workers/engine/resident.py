@@ -7,7 +7,7 @@ tensor that is the same in all of them is kept once, and formed once.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optim.merge import linear_
 from optim.recipe import Recipe
-from optim.steps import linear_columns_, sums_to_one
+from optim.steps import sums_to_one
 from services.checkpoints import Checkpoint, read_checkpoint
 from services.errors import BadInput, IntegrityError
 from services.mapped import map_tensors
 from workers.engine.layout import ALIGNMENT, Cut, Layout, Slot
 from workers.engine.tiers import Tier, plan_tier
+from workers.engine.work import Work, sent, works_of
 
 TORCH_DTYPES = {
     "float32": torch.float32,
@@ -82,26 +82,38 @@ class Pool:
         parents = self._parents(recipe)
         if self._formed is None or self._formed() is not out:
             self._formed, self._held = weakref.ref(out), set()
-        written, infinite = [], None
+        written, works = [], []
         for slot in self.layout.slots:
-            weights = recipe.weights_of(slot.name)
-            plain = slot.name not in recipe.columns
-            same = plain and slot.name in self.identical and sums_to_one(weights)
+            same = self.stays(slot.name, recipe)
             if same and slot.name in self._held:
                 continue
-            pieces = [parent.pieces[slot.name] for parent in parents]
-            piece = out[slot.start : slot.start + slot.count]
-            if same:
-                finite = linear_(piece, pieces[:1], (1.0,))
-            elif plain:
-                finite = linear_(piece, pieces, weights)
-            else:
-                finite = _by_columns(slot, piece, pieces, recipe.columns[slot.name])
             written.append(slot)
-            if not finite:
-                infinite = infinite or slot.name
-            (self._held.add if same and finite else self._held.discard)(slot.name)
+            (self._held.add if same else self._held.discard)(slot.name)
+            weights = (1.0,) if same else recipe.weights_of(slot.name)
+            pieces = [parent.pieces[slot.name] for parent in (parents[:1] if same else parents)]
+            works += works_of(slot, out, pieces, weights, recipe.columns.get(slot.name))
+        infinite = None
+        for work, pieces in zip(works, self._beside(out, works), strict=True):
+            if not work.form_(pieces):
+                # so that the next candidate fails by it too
+                self._held.discard(work.name)
+                infinite = infinite or work.name
         return Formed(written=tuple(written), infinite=infinite)
+
+    def stays(self, name: str, recipe: Recipe) -> bool:
+        """Whether the candidate's tensor is the one that all checkpoints hold."""
+        if name not in self.identical or name in recipe.columns:
+            return False
+        return sums_to_one(recipe.weights_of(name))
+
+    def _beside(self, out: Tensor, works: Sequence[Work]) -> Iterator[list[Tensor]]:
+        """The pieces of each work where `out` is, the next ones under way while these are used."""
+        pieces = [work.pieces for work in works]
+        return (
+            iter(pieces)
+            if self.tier == "device" or out.device.type == "cpu"
+            else sent(pieces, out.device)
+        )
 
     def _parents(self, recipe: Recipe) -> list[Parent]:
         for digest in recipe.parents:
@@ -116,14 +128,6 @@ class Pool:
         except ValueError as error:
             raise BadInput(str(error), mend="Give one coefficient for every column") from error
         return [self.parents[digest] for digest in recipe.parents]
-
-
-def _by_columns(
-    slot: Slot, piece: Tensor, pieces: Sequence[Tensor], rows: Sequence[Sequence[float]]
-) -> bool:
-    weights = slot.columns(torch.tensor(rows, dtype=torch.float32))
-    shape = (-1, weights.shape[1])
-    return linear_columns_(piece.view(shape), [p.view(shape) for p in pieces], weights)
 
 
 def load_pool(

@@ -59,7 +59,7 @@ class EvaluationResult:
 
     #: `optim.merge.weights_digest` of the candidate in the recipe's dtype
     weights_digest: str
-    #: wall seconds of form, compile, score, digest (waited for) and the whole
+    #: wall seconds of form, compile, score (of which forward passes), digest (waited for), total
     phases: Mapping[str, float] = field(default_factory=dict)
     tokens: int = 0
     #: most memory that the engine has held since it started: GPU memory, or resident set on a CPU

@@ -79,12 +79,10 @@ def log_likelihoods(
 def _score_choice(
     suite: Suite, items: Sequence[Item], plan: LikelihoodPlan, sums: np.ndarray
 ) -> Scores:
-    """The option of the highest log-likelihood (per UTF-8 byte if normalised), first if equal."""
+    """The option of the highest log-likelihood (over its length if normalised), first if equal."""
     answers, margins = [], []
     for number, item in enumerate(items):
-        scores = sums[plan.offsets[number] : plan.offsets[number + 1]]
-        if suite.normalise:
-            scores = scores / [len(choice.encode()) for choice in item.choices]
+        scores = sums[plan.offsets[number] : plan.offsets[number + 1]] / suite.lengths(item)
         answers.append(int(scores.argmax()))
         margins.append(scores[item.gold] - np.delete(scores, item.gold).max())
     gold = np.array([item.gold for item in items])

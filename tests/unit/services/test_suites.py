@@ -114,6 +114,32 @@ def test_normalise_is_for_choices() -> None:
         _parse(_lines(TEXT), normalise=True)
 
 
+def test_lengths_that_log_likelihoods_are_divided_by() -> None:
+    line = _lines(CHOICE | {"choices": [" é", "abc"]})
+    for normalise, lengths in ((False, [1, 1]), (True, [3, 3]), ("characters", [2, 3])):
+        suite = _parse(line, normalise=normalise)
+        assert suite.lengths(suite.items[0]) == lengths
+
+
+def test_items_of_a_task_carry_what_it_asks() -> None:
+    asked = {"doc": {"q": 1}, "requests": [["loglikelihood", "", "a"]], "task": "t"}
+    task = {"tasks": {"t": {"metric": "acc"}}}
+    # what is shown may be anything; what is asked counts
+    line = EXACT | {"prompt": "", "target": "", "lm_eval": asked}
+    suite = _parse(_lines(line), task=task)
+    assert suite.items[0].asked == asked
+    again = _parse(suite.to_jsonl(), **suite.settings)
+    assert (again, again.digest) == (suite, suite.digest)
+    other = _parse(_lines(line), task={"tasks": {"t": {"metric": "em"}}})
+    assert other.digest != suite.digest
+    with pytest.raises(SuiteRefused, match="is for items of lm-eval tasks"):
+        _parse(_lines(line))
+    with pytest.raises(SuiteRefused, match="is for items of lm-eval tasks"):
+        _parse(_lines(EXACT), task=task)
+    with pytest.raises(SuiteRefused, match="holds no doc or no requests"):
+        _parse(_lines(EXACT | {"lm_eval": {"doc": {}, "requests": []}}), task=task)
+
+
 def test_group_is_another_word_for_cluster() -> None:
     one, other = _parse(_lines(TEXT | {"group": "g"})), _parse(_lines(TEXT | {"cluster": "g"}))
     assert one == other
@@ -184,13 +210,14 @@ def test_the_digest_covers_all_that_changes_a_score_or_a_split() -> None:
     base = _parse(_lines(CHOICE))
     others = [
         _parse(_lines(CHOICE), normalise=True),
+        _parse(_lines(CHOICE), normalise="characters"),
         _parse(_lines(CHOICE), split_seed=1),
         _parse(_lines(CHOICE), fractions=(0.4, 0.3, 0.3)),
         _parse(_lines(CHOICE | {"gold": 0})),
         _parse(_lines(CHOICE | {"cluster": "c"})),
         _parse(_lines(CHOICE, CHOICE | {"id": "2"})),
     ]
-    assert len({base.digest, *(other.digest for other in others)}) == 7
+    assert len({base.digest, *(other.digest for other in others)}) == 8
     renamed = parse_suite("other", _lines(CHOICE), where="y", require_splits=False)
     assert renamed.digest == base.digest
 

@@ -1,0 +1,47 @@
+"""mergekit's linear merge in process, to disk. Runs in the peers' environment.
+
+    PEERS/bin/python bench/peers/mergekit_linear.py CONFIG.yaml OUT [--repeat N] [--threads T]
+
+Prints one JSON object: seconds of each merge, without the imports.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import time
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def main() -> None:
+    """Merge as often as asked and print how long each took."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config")
+    parser.add_argument("out")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    started = time.perf_counter()
+    import torch
+    import yaml
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import MergeOptions, run_merge
+
+    torch.set_num_threads(options.threads)
+    imported = time.perf_counter()
+    with open(options.config, encoding="utf-8") as file:
+        config = MergeConfiguration.model_validate(yaml.safe_load(file))
+    seconds = []
+    for _ in range(options.repeat):
+        shutil.rmtree(options.out, ignore_errors=True)
+        begun = time.perf_counter()
+        run_merge(config, options.out, MergeOptions(copy_tokenizer=True, quiet=True))
+        seconds.append(time.perf_counter() - begun)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "import_seconds": imported - started, "peak": peak}))
+
+
+if __name__ == "__main__":
+    main()

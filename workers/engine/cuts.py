@@ -1,5 +1,5 @@
-"""Which part of each tensor DeepSpeed leaves to this rank: asked from its own code, never worked out
-again here."""
+"""Which part of each tensor DeepSpeed leaves to this rank: asked from its own code, never worked
+out again here."""
 
 from __future__ import annotations
 

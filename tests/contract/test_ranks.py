@@ -222,8 +222,12 @@ def test_what_one_rank_refuses_all_refuse(
         spoilt[where] = [(read_checkpoint(folder).digest, folder)]
     for pool in spoilt.values():
         engine.load(pool, "float32")
+        recipe = Recipe(parents=(pool[0][0],), weights=(9.0,))
         with pytest.raises(TrialRejected, match=f"tensor '{name}' is not finite"):
-            engine.evaluate(Recipe(parents=(pool[0][0],), weights=(9.0,)), suites, None)
+            engine.evaluate(recipe, suites, None)
+        # not even the rank whose part was finite takes the candidate for held
+        with pytest.raises(TrialRejected, match=f"tensor '{name}' is not finite"):
+            engine.respond(recipe, [("loglikelihood", "a", " b")])
         with pytest.raises(TrialRejected, match="is not finite"):
             engine.evaluate(Recipe(parents=(pool[0][0],), weights=(1.0,)), suites, None)
     with pytest.raises(BadInput, match="not in the resident pool"):

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import BadInput
+from workers.engine.cuts import _runs
 from workers.engine.gather import put
 from workers.engine.layout import Cut
-from workers.engine.parallel import _runs, choose
+from workers.engine.parallel import choose
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,10 @@ class Candidate:
         """
         model = self.group.agreed(lambda: self._model_for(recipe))
         if not (unless_held and self.held == recipe.digest):
+            self.held = None
             self.group.agreed(lambda: self._form(recipe))
+            # on all ranks or on none
+            self.held = recipe.digest
         return model
 
     def begin(self, recipe: Recipe) -> None:
@@ -192,7 +195,6 @@ class Candidate:
         assert self.pool is not None
         assert self.stored is not None
         assert self.live is not None
-        self.held = None
         formed = self.pool.form_(self.stored, recipe)
         for slot in formed.written:
             self.hashes.pop(slot.name, None)
@@ -206,4 +208,3 @@ class Candidate:
                 where="recipe",
                 mend="Use smaller weights, or a dtype with a larger range",
             )
-        self.held = recipe.digest

@@ -31,13 +31,14 @@ from workers.engine.tiers import Tier
 
 #: on a CPU larger batches fall out of the caches: 2048 was 1.4 times as fast as 8192 (stories260K)
 CPU_BATCH_TOKENS = 2048
+
 Plan = LikelihoodPlan | GenerationPlan | TaskPlan
 #: a suite, its items in the wanted split, and how to score them
 Work = tuple[Suite, tuple[Item, ...], Plan]
 
 
 class Server:
-    """One rank's candidate and suites."""
+    """One rank's suites, and what is asked of its candidate."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Server:
         self.batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS) if cpu else batch_tokens
         self.suites: dict[str, Suite] = {}
         self.candidate = Candidate(
-            self.group, device=device, compute=compute, parallel=parallel, meeting=meeting,
+            session.group, device=device, compute=compute, parallel=parallel, meeting=meeting,
             tier=tier, tell=session.tell, forget=self._forget,
         )  # fmt: skip
         #: by suite digest and split

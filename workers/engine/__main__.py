@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from workers.engine.channel import Channel
 from workers.engine.group import Group, open_meeting, start_others, watch
@@ -38,6 +39,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+    from workers.engine.lower import Activations
     from workers.engine.server import Server
 
     cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
@@ -51,6 +53,7 @@ def main() -> None:
         meeting=meeting,
         parent=options.parent,
         tier=None if options.pool_tier == "auto" else options.pool_tier,
+        activations=Activations(options.activation_bytes, options.activation_folder),
     )
     watch(children, server.rank_ended)
     server.serve()
@@ -74,6 +77,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--compute", choices=("auto", "storage", "float32"), default="auto")
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--pool-tier", choices=("auto", "device", "host", "mapped"), default="auto")
+    parser.add_argument("--activation-bytes", type=int, default=4 * 2**30)
+    parser.add_argument("--activation-folder", type=Path, help="default: the system's")
     return parser.parse_args()
 
 

@@ -26,8 +26,6 @@ from workers.engine.parallel import Choice, Frame
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
 from workers.engine.tiers import Tier
 
-ACTIVATION_BYTES = 4 * 2**30
-
 
 class Tell(Protocol):
     """Reports progress of a phase; may stop the running request by raising."""
@@ -38,7 +36,8 @@ class Tell(Protocol):
 class Candidate:
     """Forms one candidate after the other of one pool after the other.
 
-    `forget` is called when the live model is replaced.
+    `forget` is called when the live model is replaced; `activations` keeps what leaves skipped
+    blocks, in host memory whatever the device.
     """
 
     def __init__(
@@ -50,6 +49,7 @@ class Candidate:
         parallel: str,
         meeting: int | None,
         tier: Tier | None,
+        activations: Activations,
         tell: Tell,
         forget: Callable[[], None],
     ) -> None:
@@ -60,7 +60,7 @@ class Candidate:
         self._tell, self._forget = tell, forget
         self.pool: Pool | None = None
         self.model: LiveModel | None = None
-        self.activations = Activations(ACTIVATION_BYTES)
+        self.activations = activations
         #: the candidate in the recipe's dtype; and in the dtype that the model computes with,
         #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
@@ -98,9 +98,11 @@ class Candidate:
         assert self.pool is not None
         assert self.model is not None
         stays = self.pool.stays
+        # with one checkpoint there is no later candidate to keep anything for
+        several = len(self.pool.parents) > 1
 
         def signature(name: str) -> Hashable:
-            if stays(name, recipe):
+            if several and stays(name, recipe):
                 return FROZEN
             return recipe.columns.get(name) or recipe.weights_of(name)
 

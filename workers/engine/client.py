@@ -142,6 +142,9 @@ class Engine:
             phases=done.data["phases"],
             tokens=done.data["tokens"],
             peak_memory_bytes=done.data["peak_memory_bytes"],
+            skipped_blocks=done.data["skipped_blocks"],
+            activation_memory_bytes=done.data["activation_memory_bytes"],
+            activation_file_bytes=done.data["activation_file_bytes"],
         )
 
     def respond(

@@ -35,6 +35,8 @@ def start_group(
     `log_path`."""
     mine, theirs = socket.socketpair()
     log_path.parent.mkdir(parents=True, exist_ok=True)
+    spill = config.home.resolve() / "activations"
+    spill.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "workers.engine"),
         *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
@@ -43,6 +45,7 @@ def start_group(
         *("--device", config.engine_device, "--threads", str(config.engine_threads)),
         *("--compute", compute, "--batch-tokens", str(config.batch_tokens)),
         *("--pool-tier", config.pool_tier),
+        *("--activation-bytes", str(config.activation_bytes), "--activation-folder", str(spill)),
     ]
     if threading.current_thread() is threading.main_thread():
         # the kernel's signal follows the death of the thread that started the engine

@@ -31,6 +31,7 @@ from workers.engine.channel import Channel, ChannelClosed
 from workers.engine.compile import LikelihoodPlan, compile_suite
 from workers.engine.generate import GenerationPlan, Tick
 from workers.engine.group import Group, Stop
+from workers.engine.lower import Activations
 from workers.engine.model import LiveModel
 from workers.engine.requests import encode_requests
 from workers.engine.score import Scores, score_suite
@@ -65,6 +66,7 @@ class Server:
         parallel: str,
         meeting: int | None,
         parent: int,
+        activations: Activations,
         tier: Tier | None = None,
     ) -> None:
         self.channel, self.group, self.device = channel, group, device
@@ -76,7 +78,7 @@ class Server:
         self.suites: dict[str, Suite] = {}
         self.candidate = Candidate(
             group, device=device, compute=compute, parallel=parallel, meeting=meeting, tier=tier,
-            tell=self._tell, forget=self._forget,
+            activations=activations, tell=self._tell, forget=self._forget,
         )  # fmt: skip
         #: by suite digest and split
         self.work: dict[tuple[str, str | None], Work] = {}
@@ -234,9 +236,19 @@ class Server:
             "digest": ended - scored,
             "total": ended - started,
         }
-        peak = sum(self.group.collect(self._peak_memory()))
+        kept = self.candidate.activations
+        sizes = [self._peak_memory(), kept.memory_bytes, kept.file_bytes]
+        ranks = self.group.collect(sizes)
+        peak, in_memory, on_disk = (sum(rank[i] for rank in ranks) for i in range(3))
         self._send(
-            "done", weights_digest=weights, phases=phases, tokens=tokens, peak_memory_bytes=peak
+            "done",
+            weights_digest=weights,
+            phases=phases,
+            tokens=tokens,
+            peak_memory_bytes=peak,
+            skipped_blocks=model.lower.depth,
+            activation_memory_bytes=in_memory,
+            activation_file_bytes=on_disk,
         )
 
     def _respond(self, data: dict[str, Any]) -> None:

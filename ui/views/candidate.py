@@ -14,7 +14,7 @@ from ui import badges, flip_list, guard, live, reading, tables, words
 from ui.flip_list import KINDS, PER_PAGE
 from ui.plots.weights import bars_figure
 from ui.reading import Snapshot
-from ui.study import splits
+from ui.study import cards, splits
 
 
 def main() -> None:
@@ -94,6 +94,7 @@ def _metrics(
         height=360,
         alt="Metrics with intervals",
     )
+    cards.noise(shown, split)
 
 
 def _flips(shown: Snapshot, candidate: CandidateView | None, split: str) -> None:

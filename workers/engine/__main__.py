@@ -13,9 +13,11 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import get_args
 
 from workers.engine.channel import Channel
 from workers.engine.group import Group, open_meeting, start_others, watch
+from workers.engine.process import Compute
 
 PR_SET_PDEATHSIG = 1
 
@@ -49,6 +51,7 @@ def main() -> None:
         device=torch.device("cuda", options.rank) if cuda else torch.device("cpu"),
         compute=options.compute,
         batch_tokens=options.batch_tokens,
+        plain=options.plain,
         parallel=options.parallel,
         meeting=meeting,
         parent=options.parent,
@@ -74,8 +77,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parallel", default="auto")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compute", choices=("auto", "storage", "float32"), default="auto")
+    parser.add_argument("--compute", choices=get_args(Compute), default="auto")
     parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--plain", action="store_true", help="share nothing, skip nothing")
     parser.add_argument("--pool-tier", choices=("auto", "device", "host", "mapped"), default="auto")
     parser.add_argument("--activation-bytes", type=int, default=4 * 2**30)
     parser.add_argument("--activation-folder", type=Path, help="default: the system's")

@@ -37,7 +37,7 @@ class Candidate:
     """Forms one candidate after the other of one pool after the other.
 
     `forget` is called when the live model is replaced; `activations` keeps what leaves skipped
-    blocks, in host memory whatever the device.
+    blocks, in host memory whatever the device; `plain`: no block is skipped, no prefix shared.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Candidate:
         meeting: int | None,
         tier: Tier | None,
         activations: Activations,
+        plain: bool,
         tell: Tell,
         forget: Callable[[], None],
     ) -> None:
@@ -60,7 +61,7 @@ class Candidate:
         self._tell, self._forget = tell, forget
         self.pool: Pool | None = None
         self.model: LiveModel | None = None
-        self.activations = activations
+        self.activations, self.plain = activations, plain
         #: the candidate in the recipe's dtype; and in the dtype that the model computes with,
         #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
@@ -153,7 +154,10 @@ class Candidate:
         return torch.device("cpu") if frame.choice.kind == "zero3-offload" else self.device
 
     def _live_dtype(self, stored: torch.dtype) -> torch.dtype:
-        """The dtype to compute with: stored values are widened exactly, or used as they are."""
+        """The dtype to compute with: stored values are widened exactly, used as they are, or (if
+        that was asked for) rounded to bfloat16."""
+        if self.compute == "bfloat16":
+            return torch.bfloat16
         if self.compute == "float32" or (self.compute == "auto" and self.device.type == "cpu"):
             return torch.float32
         return stored
@@ -190,7 +194,9 @@ class Candidate:
             self.live = torch.zeros(size + frame.slack, dtype=frame.dtype, device=home)
             same = stored == frame.dtype
             self.stored = self.live[:size] if same else torch.zeros(size, dtype=stored, device=home)
-        return LiveModel(head, self.pool.layout, self.live, frame, self.activations)
+        return LiveModel(
+            head, self.pool.layout, self.live, frame, self.activations, plain=self.plain
+        )
 
     def _form(self, recipe: Recipe) -> None:
         self._tell("form")

@@ -68,6 +68,7 @@ class Server:
         parent: int,
         activations: Activations,
         tier: Tier | None = None,
+        plain: bool = False,
     ) -> None:
         self.channel, self.group, self.device = channel, group, device
         self.parent = parent
@@ -78,7 +79,7 @@ class Server:
         self.suites: dict[str, Suite] = {}
         self.candidate = Candidate(
             group, device=device, compute=compute, parallel=parallel, meeting=meeting, tier=tier,
-            activations=activations, tell=self._tell, forget=self._forget,
+            activations=activations, plain=plain, tell=self._tell, forget=self._forget,
         )  # fmt: skip
         #: by suite digest and split
         self.work: dict[tuple[str, str | None], Work] = {}
@@ -179,6 +180,7 @@ class Server:
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "ranks": self.group.world,
             "threads": torch.get_num_threads(),
+            "batch_tokens": self.batch_tokens,
             "torch": torch.__version__,
         }
 
@@ -188,7 +190,11 @@ class Server:
         checkpoints = [(digest, Path(path)) for digest, path in data["checkpoints"]]
         pool, choice = self.candidate.load(checkpoints, data["dtype"])
         sys.stderr.write(f"pool {pool.plan}; {choice.kind}: {choice.why}\n")
-        self._send("done", pool=pool.plan, parallel=choice.kind, parallel_why=choice.why)
+        assert self.candidate.live is not None
+        dtype = str(self.candidate.live.dtype).removeprefix("torch.")
+        self._send(
+            "done", pool=pool.plan, parallel=choice.kind, parallel_why=choice.why, dtype=dtype
+        )
 
     def _keep_suite(self, data: dict[str, Any]) -> None:
         suite = parse_suite(

@@ -141,6 +141,13 @@ def test_a_full_disk_means_computing_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert store.file_bytes == 0
 
 
+def test_the_disk_is_not_filled_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store = Activations(0, tmp_path)
+    monkeypatch.setattr("workers.engine.lower.RESERVE_BYTES", 2**62)
+    store.put(1, torch.ones(3))
+    assert store.get(1) is None
+
+
 def test_without_spilling_what_is_over_the_budget_is_not_kept() -> None:
     store = Activations(100, spill=False)
     store.put(0, torch.ones(20))

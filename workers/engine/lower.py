@@ -9,6 +9,7 @@ computed.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 #: signature of a tensor that no candidate of the pool can change
 FROZEN = "frozen"
+#: what is left of a disk for others, a database among them
+RESERVE_BYTES = 5 * 2**30
 
 
 class Activations:
@@ -49,6 +52,8 @@ class Activations:
         if not self.spill:
             return
         try:
+            if shutil.disk_usage(self.folder or tempfile.gettempdir()).free < size + RESERVE_BYTES:
+                return
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix="remelt-lower-") as file:
                 # blocks are claimed now: a full disk must not show as a signal later
                 _allocate(file.fileno(), size)

@@ -14,14 +14,12 @@ import argparse
 import importlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,56 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from random_pool import freeze, write_checkpoints
+from pools import LARGE, make_pool
+from rows import Rows
 
 PARENTS, VALUES, CANDIDATES = 8, 134_515_008, 12
-MERGEKIT = """
-import json, shutil, sys, time, torch, yaml
-torch.set_num_threads(1)
-from mergekit.config import MergeConfiguration
-from mergekit.merge import run_merge
-from mergekit.options import MergeOptions
-config = MergeConfiguration.model_validate(yaml.safe_load(open(sys.argv[1])))
-seconds, cpu = [], []
-for i in range(4):
-    started, busy = time.perf_counter(), time.process_time()
-    options = MergeOptions(write_model_card=False, quiet=True, copy_tokenizer=True)
-    run_merge(config, f"{sys.argv[2]}{i}", options)
-    seconds.append(time.perf_counter() - started)
-    cpu.append(time.process_time() - busy)
-    shutil.rmtree(f"{sys.argv[2]}{i}")
-print(json.dumps([seconds, cpu]))
-"""
-
-
-class Report:
-    """Rows as they are measured."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.machine = machine()
-
-    def add(
-        self, name: str, value: float, unit: str, goal: str = "", met: bool | None = None
-    ) -> None:
-        """Print a row and keep it."""
-        row = {
-            "name": name, "value": round(value, 4), "unit": unit, "goal": goal, "met": met,
-            "machine": self.machine, "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        }  # fmt: skip
-        self.rows.append(row)
-        sign = {True: "met", False: "MISSED", None: ""}[met]
-        print(f"{name:66} {value:10.4f} {unit:6} {goal:24} {sign}", flush=True)
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = lines[0].split(":")[1].strip() if lines else cpu
-    return f"{cpu}, {len(os.sched_getaffinity(0))} CPUs, torch {torch.__version__}"
+PEER = Path(__file__).parent / "peers/mergekit_linear.py"
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -107,7 +60,7 @@ def copier(count: int, values: int) -> Callable[[], Any]:
     return lambda: target.copy_(source)
 
 
-def bench_one(report: Report) -> None:
+def bench_one(rows: Rows) -> None:
     """One candidate against the copy, and by torch's own operations."""
     from optim import merge
 
@@ -117,19 +70,17 @@ def bench_one(report: Report) -> None:
         torch.set_num_threads(threads)
         formed, copied = rival(7, lambda: merge.linear_(out, sources, weights), copy)
         name = f"one candidate, {PARENTS} x 134.5M bfloat16, {threads} thread(s)"
-        report.add(name, formed, "s")
-        report.add(f"{name}: copy of the same bytes", copied, "s")
-        report.add(
-            f"{name}: over the copy", formed / copied, "x", "<= 1.25", formed <= 1.25 * copied
-        )
+        rows.add(name, formed, "s")
+        rows.add(f"{name}: copy of the same bytes", copied, "s")
+        rows.add(f"{name}: over the copy", formed / copied, "×", at_most=1.25)
     torch.set_num_threads(1)
     compiled, merge.COMPILED_DTYPES = merge.COMPILED_DTYPES, frozenset()
     slow = timed(lambda: merge.linear_(out, sources, weights))
     merge.COMPILED_DTYPES = compiled
-    report.add("one candidate by torch's operations, 1 thread", slow, "s")
+    rows.add("one candidate by torch's operations, 1 thread", slow, "s")
 
 
-def bench_many(report: Report) -> None:
+def bench_many(rows: Rows) -> None:
     """A generation at once against one after the other."""
     from optim.merge import linear_, linear_many_
 
@@ -137,30 +88,28 @@ def bench_many(report: Report) -> None:
     values = VALUES // 4
     sources = parents(PARENTS, values)
     outs = [torch.empty(values, dtype=torch.bfloat16) for _ in range(CANDIDATES)]
-    rows = np.random.default_rng(0).dirichlet(np.ones(PARENTS), CANDIDATES).tolist()
+    weights = np.random.default_rng(0).dirichlet(np.ones(PARENTS), CANDIDATES).tolist()
     at_once, single = rival(
         3,
-        lambda: linear_many_(outs, sources, rows),
-        lambda: [linear_(out, sources, row) for out, row in zip(outs, rows, strict=True)],
+        lambda: linear_many_(outs, sources, weights),
+        lambda: [linear_(out, sources, row) for out, row in zip(outs, weights, strict=True)],
     )
     name = f"{CANDIDATES} candidates at once, {PARENTS} x 33.6M, 1 thread"
-    report.add(name, at_once, "s")
-    report.add(f"{name}: one by one", single, "s")
-    report.add(f"{name}: faster by", single / at_once, "x", "> 1", at_once < single)
+    rows.add(name, at_once, "s")
+    rows.add(f"{name}: one by one", single, "s")
+    rows.add(f"{name}: faster by", single / at_once, "×", at_least=1.0)
 
 
-def bench_pool(report: Report, folders: list[Path]) -> None:
-    """A pool of files against the kernel's own time; then one whose layers are mostly frozen."""
+def bench_pool(rows: Rows, pools: dict[str, list[Path]]) -> None:
+    """A pool of files against one whose blocks are mostly frozen, on both tiers of a CPU."""
     from optim.recipe import Recipe
     from services.checkpoints import read_checkpoint
     from workers.engine.resident import load_pool
 
     torch.set_num_threads(1)
-    rows = np.random.default_rng(1).dirichlet(np.ones(PARENTS), 8).tolist()
+    weights = np.random.default_rng(1).dirichlet(np.ones(PARENTS), 8).tolist()
     formed = {}
-    for kind in ("all layers", "all but three layers frozen"):
-        if kind != "all layers":
-            freeze(folders)
+    for kind, folders in pools.items():
         pairs = [(read_checkpoint(folder, check_values=False).digest, folder) for folder in folders]
         for tier in ("mapped", "host"):
             pool = load_pool(
@@ -169,13 +118,13 @@ def bench_pool(report: Report, folders: list[Path]) -> None:
             )  # fmt: skip
             out = torch.empty(pool.layout.size, dtype=torch.bfloat16)
             digests = tuple(pool.parents)
-            recipes = [Recipe(parents=digests, weights=row, dtype="bfloat16") for row in rows]
+            recipes = [Recipe(parents=digests, weights=row, dtype="bfloat16") for row in weights]
             times = [timed(partial(pool.form_, out, recipe)) for recipe in recipes]
             formed[kind, tier] = min(times[1:])
-            report.add(f"Pool.form_, {kind}, {tier}, 1 thread", min(times[1:]), "s")
+            rows.add(f"Pool.form_, {kind}, {tier}, 1 thread", min(times[1:]), "s")
     for tier in ("mapped", "host"):
-        gain = formed["all layers", tier] / formed["all but three layers frozen", tier]
-        report.add(f"frozen layers skipped, {tier}: faster by", gain, "x", ">= 5", gain >= 5)
+        all_blocks, few = (formed[kind, tier] for kind in pools)
+        rows.add(f"frozen blocks skipped, {tier}: faster by", all_blocks / few, "×", at_least=5.0)
 
 
 def merge_once(config: Path, out: Path, home: Path, threads: int) -> float:
@@ -217,7 +166,7 @@ def peak_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def bench_merge(report: Report, folders: list[Path], work: Path, peers: str | None) -> None:
+def bench_merge(rows: Rows, folders: list[Path], work: Path, peers: str | None) -> None:
     """`remelt merge` in process, first and again, against mergekit in process; peak memory."""
     config = work / "merge.yaml"
     models = [{"model": str(f), "parameters": {"weight": i + 1}} for i, f in enumerate(folders)]
@@ -228,25 +177,24 @@ def bench_merge(report: Report, folders: list[Path], work: Path, peers: str | No
     for _ in range(3):
         ours.append(answer(sys.executable, __file__, "--merge", str(work)))
         if peers:
-            theirs.append(answer(peers, "-c", MERGEKIT, str(config), str(work / "mergekit")))
+            theirs.append(answer(peers, str(PEER), str(config), str(work / "mergekit")))
     first, peak = ours[0][0][0], min(found[2] for found in ours) / 2**20
     best, busy = (min(min(found[i]) for found in ours) for i in range(2))
     name = f"remelt merge in process, {PARENTS} x 134.5M bfloat16, 1 thread + 2 that hash"
-    report.add(f"{name}: first time, parents hashed", first, "s")
-    report.add(f"{name}: again", best, "s")
-    report.add(f"{name}: again, CPU time", busy, "s")
+    rows.add(f"{name}: first time, parents hashed", first, "s")
+    rows.add(f"{name}: again", best, "s")
+    rows.add(f"{name}: again, CPU time", busy, "s")
     bound = (PARENTS + 2) * (folders[0] / "model.safetensors").stat().st_size / 2**20
-    goal = f"<= {bound:.0f}"
-    report.add("its peak memory, mapped parents included", peak, "MiB", goal, peak <= bound)
+    rows.add("its peak memory, mapped parents included", peak, "MiB", at_most=round(bound))
     if not peers:
         print("mergekit: not measured, give --peers PYTHON")
         return
-    their_best, their_busy = (min(min(found[i]) for found in theirs) for i in range(2))
-    report.add("mergekit, linear, in process, same files, 1 thread", their_best, "s")
-    report.add("mergekit, linear, CPU time", their_busy, "s")
-    gain = their_best / best
-    report.add("remelt merge: faster than mergekit by", gain, "x", ">= 3", gain >= 3)
-    report.add("remelt merge: less CPU time than mergekit by", their_busy / busy, "x")
+    their_best = min(min(found["seconds"]) for found in theirs)
+    their_busy = min(min(found["cpu_seconds"]) for found in theirs)
+    rows.add("mergekit, linear, in process, same files, 1 thread", their_best, "s")
+    rows.add("mergekit, linear, CPU time", their_busy, "s")
+    rows.add("remelt merge: faster than mergekit by", their_best / best, "×", at_least=3.0)
+    rows.add("remelt merge: less CPU time than mergekit by", their_busy / busy, "×")
 
 
 def answer(*command: str) -> Any:
@@ -261,15 +209,14 @@ def curves() -> dict[str, list[dict[str, float]]]:
 
     torch.set_num_threads(1)
     found: dict[str, list[dict[str, float]]] = {"parents": [], "parameters": []}
-    cases = [("parents", count, 2**20) for count in (2, 4, 8, 12, 16, 24, 32, 48, 64)]
-    cases += [("parameters", 8, values) for values in (10**5, 10**6, 10**7, 10**8)]
+    cases = [("parents", count, 2**20) for count in (2, 4, 8, 16, 32, 64, 128, 200)]
+    cases += [("parameters", 8, values) for values in (10**6, 10**7, 10**8)]
     for kind, count, values in cases:
         sources, out = parents(count, values), torch.empty(values, dtype=torch.bfloat16)
         weights, copy = [1 / count] * count, copier(count, values)
         formed, copied = rival(7, partial(linear_, out, sources, weights), copy)
-        found[kind].append(
-            {"parents": count, "parameters": values, "seconds": formed, "copy_seconds": copied}
-        )
+        x = count if kind == "parents" else values
+        found[kind].append({"x": x, "seconds": formed, "copy_seconds": copied})
         print(f"{count:3} parents {values:12,} parameters {formed:10.6f} s, copy {copied:10.6f} s")
     return found
 
@@ -279,23 +226,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--peers", default=os.environ.get("REMELT_PEERS_PYTHON"))
     parser.add_argument("--merge", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/forming.json"))
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.merge:
         merge_alone(options.merge)
         return
-    report = Report()
-    bench_one(report)
-    bench_many(report)
+    rows = Rows("forming")
+    bench_one(rows)
+    bench_many(rows)
     with tempfile.TemporaryDirectory(prefix="remelt-forming-") as folder:
         work = Path(folder)
-        folders = write_checkpoints(work, PARENTS)
-        bench_merge(report, folders, work, options.peers)
-        bench_pool(report, folders)
-    data = {"rows": report.rows, "curves": curves()}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(data, indent=1) + "\n")
-    print(f"written to {options.out}; this process took {peak_bytes() / 2**30:.1f} GiB at most")
+        moving = make_pool(work / "moving", LARGE, PARENTS, dtype="bfloat16", moved_blocks=None)
+        bench_merge(rows, moving, work, options.peers)
+        frozen = make_pool(work / "frozen", LARGE, PARENTS, dtype="bfloat16", moved_blocks=3)
+        bench_pool(rows, {"all blocks": moving, "all but three blocks frozen": frozen})
+    rows.curves = curves()
+    rows.write(options.out)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,6 @@ must be those of one rank; seconds and memory are what it costs. Each rank has o
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -22,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pools import LARGE, make_pool
+from rows import Rows
 
 from optim.recipe import Recipe
+from services.checkpoints import read_checkpoint
 from services.settings import Settings
 from services.suites import Item, Suite
 from workers.engine.client import Engine, SuiteResult
 
-LETTERS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz =."]
 PARENTS = 3
 #: candidates scored by each engine; the quickest counts
 WEIGHTS = ((0.5, 0.3, 0.2), (0.9, 0.4, -0.3))
@@ -39,7 +37,7 @@ LAYOUTS = (("one rank", 1, "auto"), ("tensor", 2, "tensor"), ("zero3", 2, "zero3
 def main() -> None:
     """Measure, print the rows and write them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/ranks.json")
+    parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
@@ -48,50 +46,38 @@ def main() -> None:
         rows = measure(home, options.layers, options.device)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    options.out.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    for row in rows:
-        met = {True: "met", False: "MISSED", None: ""}[row["met"]]
-        print(f"{row['name']:<52} {row['value']:>10.4g} {row['unit']:<12} {met}")
+    rows.write(options.out)
 
 
-def measure(home: Path, layers: int, device: str) -> list[dict[str, Any]]:
+def measure(home: Path, layers: int, device: str) -> Rows:
     """All rows, in the order of `LAYOUTS`."""
     members, suites = write_pool(home, layers), make_suites()
     found = {}
     for name, ranks, parallel in LAYOUTS:
         found[name] = run(home / name, members, suites, ranks, parallel, device)
     alone = found["one rank"]
-    rows = []
-
-    def row(
-        name: str, value: float, unit: str, goal: str | None = None, met: bool | None = None
-    ) -> None:
-        rows.append(
-            {"name": f"ranks: {name}", "value": value, "unit": unit, "goal": goal, "met": met,
-             "machine": machine(), "date": datetime.date.today().isoformat()}
-        )  # fmt: skip
-
+    rows = Rows("ranks", device="CPU only" if device == "cpu" else device)
     for name, one in found.items():
-        row(f"{name}, an evaluation", one["seconds"], "s")
-        row(f"{name}, of which forming", one["form"], "s")
-        row(f"{name}, of which the digest", one["digest_seconds"], "s")
-        row(f"{name}, start and load", one["load"], "s")
-        row(f"{name}, most memory of a rank", one["memory"] / 2**20, "MiB")
+        rows.add(f"{name}, an evaluation", one["seconds"], "s")
+        rows.add(f"{name}, of which forming", one["form"], "s")
+        rows.add(f"{name}, of which the digest", one["digest_seconds"], "s")
+        rows.add(f"{name}, start and load", one["load"], "s")
+        rows.add(f"{name}, most memory of a rank", one["memory"] / 2**20, "MiB")
         if one is alone:
             continue
-        row(f"{name}, time over one rank", one["seconds"] / alone["seconds"], "ratio")
-        row(f"{name}, memory over one rank", one["memory"] / alone["memory"], "ratio")
+        rows.add(f"{name}, time over one rank", one["seconds"] / alone["seconds"], "×")
+        rows.add(f"{name}, memory over one rank", one["memory"] / alone["memory"], "×")
         same = one["digests"] == alone["digests"]
-        row(f"{name}, digests of one rank", float(same), "yes = 1", "1", same)
+        rows.add(f"{name}, digests of one rank", float(same), "yes = 1", at_least=1.0)
         answers = all(
             np.array_equal(a, b) for a, b in zip(one["answers"], alone["answers"], strict=True)
         )
-        row(f"{name}, answers of one rank", float(answers), "yes = 1", "1", answers)
+        rows.add(f"{name}, answers of one rank", float(answers), "yes = 1", at_least=1.0)
         apart = max(
             float(np.abs(a - b).max())
             for a, b in zip(one["margins"], alone["margins"], strict=True)
         )
-        row(f"{name}, margins off one rank", apart, "nats", "≤ 1e-3", apart <= 1e-3)
+        rows.add(f"{name}, margins off one rank", apart, "nats", at_most=1e-3)
     return rows
 
 
@@ -139,32 +125,10 @@ def run(
 
 
 def write_pool(home: Path, layers: int) -> list[tuple[str, Path]]:
-    """Random checkpoints, and a tokenizer of single letters."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from services.checkpoints import read_checkpoint
-
-    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(LETTERS)}, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers,
-        num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=256,
-        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        initializer_range=0.05,
-    )  # fmt: skip
-    members = []
-    for seed in range(PARENTS):
-        torch.manual_seed(seed)
-        folder = home / f"parent-{seed}"
-        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-        wrapped.save_pretrained(folder)
-        members.append((read_checkpoint(folder).digest, folder))
-    return members
+    """Random checkpoints that differ in everything."""
+    shape = LARGE | {"num_hidden_layers": layers}
+    folders = make_pool(home, shape, PARENTS, dtype="bfloat16", moved_blocks=None)
+    return [(read_checkpoint(folder, check_values=False).digest, folder) for folder in folders]
 
 
 def make_suites() -> list[Suite]:
@@ -197,11 +161,6 @@ def own_memory(pid: int) -> int:
 def children(pid: int) -> list[int]:
     """Processes started by another."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def machine() -> str:
-    """Whose numbers these are."""
-    return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

@@ -54,3 +54,11 @@ class Rows:
         out.parent.mkdir(parents=True, exist_ok=True)
         data = {"rows": self.rows, "curves": self.curves}
         out.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def processor() -> str:
+    """The processor's name, or what is known of it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

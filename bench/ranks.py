@@ -10,10 +10,6 @@ must be those of one rank; seconds and memory are what it costs. Each rank has o
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -22,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import Rows
 
 from optim.recipe import Recipe
 from services.settings import Settings
@@ -39,60 +36,43 @@ LAYOUTS = (("one rank", 1, "auto"), ("tensor", 2, "tensor"), ("zero3", 2, "zero3
 def main() -> None:
     """Measure, print the rows and write them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/ranks.json")
+    parser.add_argument("--out", type=Path, help="instead of bench/results/ranks.json")
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="remelt-bench-"))
+    rows = Rows("ranks", device="CPU only" if options.device == "cpu" else "CUDA")
     try:
-        rows = measure(home, options.layers, options.device)
+        measure(rows, home, options.layers, options.device)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    options.out.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    for row in rows:
-        met = {True: "met", False: "MISSED", None: ""}[row["met"]]
-        print(f"{row['name']:<52} {row['value']:>10.4g} {row['unit']:<12} {met}")
+    rows.write(options.out)
 
 
-def measure(home: Path, layers: int, device: str) -> list[dict[str, Any]]:
+def measure(rows: Rows, home: Path, layers: int, device: str) -> None:
     """All rows, in the order of `LAYOUTS`."""
     members, suites = write_pool(home, layers), make_suites()
-    found = {}
+    alone: dict[str, Any] = {}
     for name, ranks, parallel in LAYOUTS:
-        found[name] = run(home / name, members, suites, ranks, parallel, device)
-    alone = found["one rank"]
-    rows = []
-
-    def row(
-        name: str, value: float, unit: str, goal: str | None = None, met: bool | None = None
-    ) -> None:
-        rows.append(
-            {"name": f"ranks: {name}", "value": value, "unit": unit, "goal": goal, "met": met,
-             "machine": machine(), "date": datetime.date.today().isoformat()}
-        )  # fmt: skip
-
-    for name, one in found.items():
-        row(f"{name}, an evaluation", one["seconds"], "s")
-        row(f"{name}, of which forming", one["form"], "s")
-        row(f"{name}, of which the digest", one["digest_seconds"], "s")
-        row(f"{name}, start and load", one["load"], "s")
-        row(f"{name}, most memory of a rank", one["memory"] / 2**20, "MiB")
-        if one is alone:
+        one = run(home / name, members, suites, ranks, parallel, device)
+        rows.add(f"{name}, an evaluation", one["seconds"], "s")
+        rows.add(f"{name}, of which forming", one["form"], "s")
+        rows.add(f"{name}, of which waiting for the digest", one["digest_seconds"], "s")
+        rows.add(f"{name}, start and load", one["load"], "s")
+        rows.add(f"{name}, most memory of a rank", one["memory"] / 2**20, "MiB")
+        if ranks == 1:
+            alone = one
             continue
-        row(f"{name}, time over one rank", one["seconds"] / alone["seconds"], "ratio")
-        row(f"{name}, memory over one rank", one["memory"] / alone["memory"], "ratio")
+        rows.add(f"{name}, time over one rank", one["seconds"] / alone["seconds"], "×")
+        rows.add(f"{name}, memory over one rank", one["memory"] / alone["memory"], "×")
         same = one["digests"] == alone["digests"]
-        row(f"{name}, digests of one rank", float(same), "yes = 1", "1", same)
-        answers = all(
-            np.array_equal(a, b) for a, b in zip(one["answers"], alone["answers"], strict=True)
-        )
-        row(f"{name}, answers of one rank", float(answers), "yes = 1", "1", answers)
-        apart = max(
-            float(np.abs(a - b).max())
-            for a, b in zip(one["margins"], alone["margins"], strict=True)
-        )
-        row(f"{name}, margins off one rank", apart, "nats", "≤ 1e-3", apart <= 1e-3)
-    return rows
+        rows.add(f"{name}, same digests as one rank", float(same), "(1: yes)", at_least=1)
+        pairs = zip(one["answers"], alone["answers"], strict=True)
+        same = all(np.array_equal(a, b) for a, b in pairs)
+        rows.add(f"{name}, same answers as one rank", float(same), "(1: yes)", at_least=1)
+        pairs = zip(one["margins"], alone["margins"], strict=True)
+        apart = max(float(np.abs(a - b).max()) for a, b in pairs)
+        rows.add(f"{name}, margins off one rank", apart, "nats", at_most=1e-3)
 
 
 def run(
@@ -178,7 +158,7 @@ def make_suites() -> list[Suite]:
         Item(id=str(i), context=text(24), choices=(" a", " b", " c", " d"), gold=i % 4)
         for i in range(16)
     ]
-    exact = [Item(id=str(i), prompt=text(16), target=" abcd") for i in range(4)]
+    exact = [Item(id=str(i), prompt=text(16), target=" ab") for i in range(4)]
     return [
         Suite(name="choice", form="choice", items=tuple(choice)),
         Suite(name="exact", form="exact", items=tuple(exact)),
@@ -197,11 +177,6 @@ def own_memory(pid: int) -> int:
 def children(pid: int) -> list[int]:
     """Processes started by another."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def machine() -> str:
-    """Whose numbers these are."""
-    return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

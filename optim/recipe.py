@@ -112,6 +112,11 @@ class Recipe:
         """One coefficient per parent for the tensor of that name, unless `columns` has it."""
         return next((g.weights for g in self.groups if g.covers(tensor)), self.weights)
 
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Every row of one coefficient per parent."""
+        return (*(group.weights for group in self.groups), self.weights)
+
     def used(self, tensors: Iterable[str]) -> tuple[int, ...]:
         """Which parents have a coefficient other than 0 in any of these tensors."""
         rows = {self.weights_of(name) for name in tensors if name not in self.columns}

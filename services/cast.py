@@ -1,7 +1,7 @@
 """Casting: a recipe becomes a checkpoint on disk, in Hugging Face layout.
 
-Nothing appears under the final name unless its tensors have the digest that was evaluated and the
-whole folder was read back. Torch is imported by `services.shards`, inside functions only.
+Nothing appears under the final name unless its tensors have the digest that was evaluated and, but
+for `remelt merge`, the whole folder was read back. Torch is imported inside functions only.
 """
 
 from __future__ import annotations
@@ -157,6 +157,8 @@ def _second_half(progress: Progress | None, size: int) -> Progress | None:
 
 
 def _check_parents(recipe: Recipe, parents: Sequence[Checkpoint], *, verify_weights: bool) -> None:
+    from optim.steps import float32_weights
+
     if tuple(parent.digest for parent in parents) != recipe.parents:
         raise BadInput(
             "the checkpoints given are not the recipe's parents in its order",
@@ -166,8 +168,10 @@ def _check_parents(recipe: Recipe, parents: Sequence[Checkpoint], *, verify_weig
     check_mergeable([(str(parent.path), parent) for parent in parents])
     try:
         recipe.check_tensors({t.name: t.shape for t in parents[0].tensors.values()})
+        for row in recipe.rows:
+            float32_weights(row)
     except ValueError as error:
-        raise BadInput(str(error), mend="Give one coefficient for every column") from error
+        raise BadInput(str(error), where="recipe", mend="Correct its weights") from error
     if verify_weights:
         for number in recipe.used(parents[0].tensors):
             verify_digest(parents[number].path, parents[number].files)

@@ -97,11 +97,8 @@ class MergekitLinear:
                 Group(layers=(layer, layer), weights=self._row(values, at))
                 for layer, at in _places(names)
             ]
-            before = tuple(
-                n
-                for n in names
-                if layer_of(n) is None and kind_of(n) == "embedding" and not _HEAD.search(n)
-            )
+            outside = [n for n in names if layer_of(n) is None and kind_of(n) == "embedding"]
+            before = tuple(name for name in outside if not _HEAD.search(name))
             if before:
                 groups.append(Group(names=before, weights=self._row(values, 0.0)))
         return self._row(values, 1.0), tuple(groups)
@@ -146,8 +143,7 @@ def to_mergekit(recipe: Recipe, models: Mapping[str, str]) -> str:
             where=f"recipe {recipe.digest[:12]}…",
             mend="Keep it as a Remelt recipe, or cast it",
         )
-    rows = [*(group.weights for group in recipe.groups), recipe.weights]
-    used = [i for i in range(len(recipe.parents)) if any(row[i] for row in rows)]
+    used = [i for i in range(len(recipe.parents)) if any(row[i] for row in recipe.rows)]
     config = {
         "merge_method": "linear",
         "models": [

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(
         default=8192, ge=128, description="tokens in one forward pass of an evaluation"
     )
+    activation_bytes: int = Field(
+        default=4 * 2**30,
+        ge=0,
+        description="host memory per rank for what leaves skipped blocks; the rest goes to files "
+        "under home/activations",
+    )
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import streamlit as st
 
+from services import noise
 from services.cli.context import open_database
 from services.db import Database, Row
 from services.studies import read, views
@@ -79,6 +80,11 @@ def _curve(study_id: int, mark: Mark, _study: Study) -> list[views.Progress]:
 def flips(study_id: int, number: int, split: OpenSplit, mark: Mark, _study: Study) -> list[Flip]:
     """Every answer of a candidate that differs from the reference's."""
     return read.flips(database(), _study, number, split)
+
+
+def noise_floor(shown: Snapshot, split: str) -> str | None:
+    """How much the reference differs from itself, in one line; it may be measured at any time."""
+    return noise.line(database(), shown.study, split)
 
 
 def list_mark() -> Mark:

@@ -12,10 +12,12 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from rich.progress import Progress as Bar
 
 from optim.intervals import score_interval
 from optim.recipe import OUTPUT_DTYPES, Recipe
@@ -26,6 +28,7 @@ from services.lm_eval.load import TaskOptions, load_tasks
 from services.settings import Settings, settings
 from services.suites import SPLITS, Item, Suite, parse_suite
 from workers.engine.client import Engine, EvaluationResult, OnTick, Progress, SuiteResult
+from workers.engine.process import Compute
 
 ABOUT = {"choice": "accuracy", "exact": "exact match", "text": "nats per token"}
 NORMALISED = {True: "accuracy per byte", "characters": "accuracy per character"}
@@ -34,8 +37,13 @@ NORMALISED = {True: "accuracy per byte", "characters": "accuracy per character"}
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit code 2 when the input cannot be used."""
     options = _options(arguments)
+    explained(lambda: _run(options))
+
+
+def explained(run: Callable[[], None]) -> None:
+    """Run a command: what Remelt can explain becomes one line and an exit code."""
     try:
-        _run(options)
+        run()
     except RemeltError as error:
         sys.stderr.write(f"remelt: {error.line()}\n")
         sys.exit(error.exit_code)
@@ -96,27 +104,31 @@ def _run_tasks(options: argparse.Namespace) -> None:
 def _progress() -> Iterator[OnTick]:
     """A progress bar and the function that moves it."""
     with progress_bar() as bar:
-        task = bar.add_task("reading", total=None)
-
-        def tick(progress: Progress) -> bool:
-            what = f"{progress.phase} {progress.suite or ''}".strip()
-            bar.update(
-                task, description=what, completed=progress.done, total=progress.total or None
-            )
-            return True
-
-        yield tick
+        yield ticking(bar)
 
 
 @contextmanager
 def _candidate(options: argparse.Namespace, on_tick: OnTick) -> Iterator[tuple[Engine, Recipe]]:
     """The checkpoint of the options, resident in an engine of its own."""
     checkpoint = read_checkpoint(options.folder)
-    config = _config(options)
+    config = config_of(options)
     recipe = Recipe.one_hot((checkpoint.digest,), 0, options.dtype or checkpoint.dtype)
-    with Engine(config, log_dir=config.home / "logs", compute=options.compute) as engine:
+    logs = config.home / "logs"
+    with Engine(config, log_dir=logs, compute=options.compute, plain=options.plain) as engine:
         engine.load([(checkpoint.digest, checkpoint.path)], recipe.dtype, on_tick)
         yield engine, recipe
+
+
+def ticking(bar: Bar, about: str = "") -> OnTick:
+    """An `on_tick` that draws an engine's progress as one more line of the bar."""
+    task = bar.add_task(f"{about}reading", total=None)
+
+    def tick(progress: Progress) -> bool:
+        what = f"{about}{progress.phase} {progress.suite or ''}".strip()
+        bar.update(task, description=what, completed=progress.done, total=progress.total or None)
+        return True
+
+    return tick
 
 
 def evaluate(
@@ -211,7 +223,8 @@ def _read_suite(path: Path, options: argparse.Namespace) -> Suite:
     return suite
 
 
-def _config(options: argparse.Namespace) -> Settings:
+def config_of(options: argparse.Namespace) -> Settings:
+    """This process's settings, with `--threads` and `--device` where they were given."""
     wanted = {"engine_threads": options.threads, "engine_device": options.device}
     chosen = {key: value for key, value in wanted.items() if value is not None}
     if options.threads is not None and options.threads < 1:
@@ -246,15 +259,22 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--json", action="store_true", help="one object a line per item, then one per suite")
     add("--dtype", choices=OUTPUT_DTYPES, help="round the weights to this (default: their own)")
     add(
-        "--compute", choices=("auto", "storage", "float32"), default="auto",
+        "--compute", choices=get_args(Compute), default="auto",
         help="forward pass: auto is float32 on a CPU, the weights' own dtype on a GPU",
     )  # fmt: skip
-    add("--device", choices=("auto", "cpu", "cuda"), help="default: REMELT_ENGINE_DEVICE, or auto")
-    add("--threads", type=int, help="threads on a CPU (default: REMELT_ENGINE_THREADS, or 1)")
+    add("--plain", action="store_true", help="share no prefix between rows: slower, for debugging")
+    machine_options(parser)
     options = parser.parse_args(arguments)
     if bool(options.suite) == bool(options.lm_eval):
         parser.error("give either --suite FILE or --lm-eval TASK")
     return options
+
+
+def machine_options(parser: argparse.ArgumentParser) -> None:
+    """`--device` and `--threads`, as `config_of` reads them."""
+    add = parser.add_argument
+    add("--device", choices=("auto", "cpu", "cuda"), help="default: REMELT_ENGINE_DEVICE, or auto")
+    add("--threads", type=int, help="threads on a CPU (default: REMELT_ENGINE_THREADS, or 1)")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ for command in (
     study.study,
     study.export,
     stack.evaluate,
+    stack.noise,
     artefact.cast,
     merge.merge,
     artefact.publish,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
 
+from services import noise
 from services.cli.output import interval, print_table
 from services.db import Database
 from services.studies import read
@@ -26,14 +28,16 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
     """The candidates of the latest open split as JSON-ready data."""
     study = read.get_study(database, number)
     found = latest(database, study)
+    split = found[0].split if found else "search"
     return {
         "checkpoints": study.pool.names,
         "objectives": [
             {"name": axis.label, "direction": study.direction(i)}
             for i, axis in enumerate(study.spec.axes)
         ],
-        "split": found[0].split if found else "search",
+        "split": split,
         "candidates": [candidate.to_dict() for candidate in found],
+        "noise_floor": [asdict(floor) for floor in noise.of_study(database, study, split)],
     }
 
 
@@ -77,6 +81,8 @@ def print_candidates(
         f"* chosen. Scores with 95 % intervals on {shown[0].split} items; "
         f"flips and churn against {study.reference}."
     )
+    if floor := noise.line(database, study, shown[0].split):
+        click.echo(floor)
 
 
 def _shown(study: Study, told: Sequence[CandidateView]) -> list[CandidateView]:

@@ -1,4 +1,4 @@
-"""`remelt up`, `worker`, `ui`, `migrate`, `doctor`, `evaluate`: the processes themselves.
+"""`remelt up`, `worker`, `ui`, `migrate`, `doctor`, `evaluate`, `noise`: the processes themselves.
 
 Workers, engine and dashboard are started as processes by module name: this room never imports
 the rooms above it.
@@ -158,6 +158,16 @@ def migrate(as_json: bool) -> None:
 def evaluate(arguments: tuple[str, ...]) -> None:
     """Evaluate one checkpoint folder on suite files, without a study."""
     os.execv(sys.executable, [sys.executable, "-m", "workers.evaluate", *arguments])
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def noise(arguments: tuple[str, ...]) -> None:
+    """Measure how many answers change when only batches or dtype do (POOL --suite NAME...)."""
+    os.execv(sys.executable, [sys.executable, "-m", "workers.noise", *arguments])
 
 
 @click.command()

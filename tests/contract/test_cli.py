@@ -21,7 +21,7 @@ from services.settings import Settings, settings
 #: commands that print no data: they start processes, or their output is a file format by itself
 NO_DATA = {
     "up", "down", "ui", "worker", "worker control", "worker evaluate", "worker ping",
-    "study export", "export", "study schema", "evaluate",
+    "study export", "export", "study schema", "evaluate", "noise",
 }  # fmt: skip
 SPEC = """
 name: first

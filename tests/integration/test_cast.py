@@ -278,6 +278,17 @@ def test_overflow_is_the_candidates_fault(make: Make, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["parent1-float32", "parent2-float32"]
 
 
+def test_weights_that_float32_cannot_hold(make: Make, tmp_path: Path) -> None:
+    parents = [make(1), make(2)]
+    for weights, word in (((1e-60, 0.0), "all zero in float32"), ((1e60, 1.0), "not finite in")):
+        with pytest.raises(BadInput, match=word):
+            cast(_recipe(parents, *weights), parents, tmp_path / "out")
+    columns = {"model.norm.weight": ((1.0, 2.0), (1.0, 0.0))}
+    narrow = Recipe(parents=tuple(p.digest for p in parents), weights=(1, 0), columns=columns)
+    with pytest.raises(BadInput, match="2 coefficients, but its last axis has"):
+        cast(narrow, parents, tmp_path / "out")
+
+
 def test_parents_must_be_the_recipes(make: Make, tmp_path: Path) -> None:
     parents = [make(1), make(2)]
     recipe = _recipe(parents, 0.5, 0.5)

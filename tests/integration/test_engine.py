@@ -182,6 +182,39 @@ def test_what_an_evaluation_reports(
     assert all(0 <= progress.share <= 1 for progress in seen)
 
 
+@pytest.mark.parametrize("budget", [2**30, 0], ids=["memory", "disk"])
+def test_a_study_shows_what_was_skipped_and_what_that_takes(
+    members: list[tuple[str, Path]], suites: list[Suite], tmp_path: Path, budget: int
+) -> None:
+    other = copy_with(members[0][1], tmp_path / "other", _other_norm)
+    home = tmp_path / "home"
+    with make_engine(home, activation_bytes=budget) as engine:
+        engine.load([members[0], other], "float32")
+        recipe = Recipe(parents=(members[0][0], other[0]), weights=(0.5, 0.5), dtype="float32")
+        cost = engine.evaluate(recipe, suites, "search").cost()
+    assert cost["skipped_blocks"] == 2
+    assert (cost["activation_memory_bytes"] > 0) == (budget > 0)
+    assert (cost["activation_file_bytes"] > 0) == (budget == 0)
+    spill = home / "activations"
+    assert spill.stat().st_mode & 0o777 == 0o700
+    assert list(spill.iterdir()) == []
+
+
+def _other_norm(tensors: dict) -> None:
+    """Both blocks stay as they are: only what stands behind them is another."""
+    tensors["model.norm.weight"] *= 1.5
+
+
+def test_nothing_is_kept_for_a_checkpoint_alone(
+    engine: Engine, members: list[tuple[str, Path]], suites: list[Suite]
+) -> None:
+    engine.load(members[:1], "float32")
+    recipe = Recipe(parents=(members[0][0],), weights=(1.0,), dtype="float32")
+    cost = engine.evaluate(recipe, suites, "search").cost()
+    assert cost["skipped_blocks"] == 0
+    assert cost["activation_memory_bytes"] == cost["activation_file_bytes"] == 0
+
+
 def test_a_suite_scored_twice_under_two_names(
     engine: Engine, members: list[tuple[str, Path]], suites: list[Suite]
 ) -> None:

@@ -82,6 +82,19 @@ def test_tasks_of_lm_eval_give_its_own_table(
     assert data["results"]["last"]["perplexity,none"] > 1
 
 
+def test_plain_rows_give_the_same_answers(
+    tiny_pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(tiny_pool / "pool/now"), "--suite", str(tiny_pool / "suites/pick.jsonl")]
+    found = []
+    for more in ([], ["--plain"]):
+        main([*command, "--json", "--device", "cpu", *more])
+        found.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    shared, plain = found
+    assert [line.get("choice") for line in shared] == [line.get("choice") for line in plain]
+    assert shared[-1]["tokens"] < plain[-1]["tokens"]
+
+
 def bad(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line on stderr of a refused command."""
     with pytest.raises(SystemExit) as ended:

@@ -10,6 +10,9 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from services import noise, registry
+from services.cli import front
+from services.db import Database
 from services.studies import read, sealed
 
 APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
@@ -63,6 +66,20 @@ def press(app: AppTest, label: str) -> AppTest:
     found = [b for b in app.button if b.label == label]
     assert len(found) == 1, [b.label for b in app.button]
     return found[0].click().run()
+
+
+def measure_noise(database: Database, changed: int) -> None:
+    """The reference against itself, on one suite: so many answers change in bfloat16."""
+    study = read.get_study(database, 1)
+    with database.transaction() as connection:
+        suite = registry.suite_from_row(registry.suite_row(connection, "reviews"))
+    how = {"usual": {"dtype": "float32"}, "other": {"dtype": "bfloat16"}}
+    about = {"suite": "reviews", "split": "validation", "settings": how, "n": 60, "positive": 0}
+    for floor in (
+        noise.NoiseFloor(**about, variant="batching", changed=0, negative=0, largest=1e-6),
+        noise.NoiseFloor(**about, variant="dtype", changed=changed, negative=1, largest=0.1),
+    ):
+        noise.save(database, study.pool.members[0].digest, suite, floor)
 
 
 class TestEmpty:
@@ -153,6 +170,34 @@ class TestStudy:
         app = open_page("study", study=1, split="validation", x="churn")
         assert app.selectbox(key="x").value == "churn"
         assert "Trials · validation split" in texts(app)
+
+    def test_the_noise_floor_stands_beside_negative_flips(self, study_with_results: Any) -> None:
+        database = study_with_results.database
+        chosen = read.study_summary(database, 1)["chosen"]
+        pages: list[tuple[str, dict[str, int]]] = [
+            ("study", {"study": 1}),
+            ("candidate", {"study": 1, "trial": chosen}),
+        ]
+        assert not any("noise floor" in texts(open_page(page, **ids)) for page, ids in pages)
+        measure_noise(database, changed=2)
+        for page, ids in pages:
+            assert (
+                "noise floor of the reference (deployed, validation split): 0 of 60 answers change "
+                "with other batching on reviews (95 % 0.0–6.0 %; 0 negative); 2 of 60 in bfloat16 "
+                "on reviews (95 % 0.9–11.4 %; 1 negative)"
+            ) in texts(open_page(page, **ids))
+
+    def test_the_command_line_says_it_below_the_front(
+        self, study_with_results: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        database = study_with_results.database
+        front.print_front(database, 1)
+        assert "noise floor" not in capsys.readouterr().out
+        measure_noise(database, changed=2)
+        front.print_front(database, 1)
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("noise floor of the reference (deployed, validation split): 0 of 60")
+        assert len(front.front_data(database, 1)["noise_floor"]) == 2
 
     def test_pausing_and_resuming(self, study_with_results: Any) -> None:
         database = study_with_results.database

@@ -148,3 +148,15 @@ def test_without_spilling_what_is_over_the_budget_is_not_kept() -> None:
     assert store.get(0) is not None
     assert store.get(1) is None
     assert store.file_bytes == 0
+
+
+def test_what_is_dropped_makes_room_again(tmp_path: Path) -> None:
+    store = Activations(12, tmp_path)
+    store.put(1, torch.ones(3))
+    store.put(2, torch.ones(5))
+    assert (store.memory_bytes, store.file_bytes) == (12, 20)
+    assert not list(tmp_path.iterdir()), "its files have no name"
+    store.drop([1, 2, 3])
+    assert (store.memory_bytes, store.file_bytes) == (0, 0)
+    store.put(4, torch.ones(2))
+    assert (store.memory_bytes, store.file_bytes) == (8, 0)

@@ -183,6 +183,9 @@ def test_columns_that_do_not_fit_the_pool(folders: list[Path]) -> None:
     )
     with pytest.raises(BadInput, match=r"1 coefficients, but its last axis has"):
         pool.form_(torch.empty(pool.layout.size), made)
+    for weights in ((1e-60, 0, 0), (1e60, 0, 0)):
+        with pytest.raises(BadInput, match="float32"):
+            pool.form_(torch.empty(pool.layout.size), recipe(pool, *weights))
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -9,7 +9,7 @@ import streamlit as st
 
 from services.studies.propose import merit
 from services.studies.read import CandidateView
-from ui import badges, words
+from ui import badges, reading, words
 from ui.measures import Measure, defaults, measures, objectives
 from ui.reading import Snapshot
 
@@ -100,6 +100,14 @@ def _card(
         help=words.plain(measure.meaning),
     )
     st.caption(f"95 % {words.interval(metric, measure.unit)} · n = {metric.n} · {candidate.split}")
+    if measure.key == "negative_flip_rate":
+        noise(shown, candidate.split)
+
+
+def noise(shown: Snapshot, split: str) -> None:
+    """The floor below which flips mean nothing, where it was measured."""
+    if floor := reading.noise_floor(shown, split):
+        st.caption(words.plain(floor), help="measured by `remelt noise`")
 
 
 def _colour(measure: Measure) -> Literal["normal", "inverse"]:

@@ -14,7 +14,7 @@ from ui import badges, flip_list, guard, live, reading, tables, words
 from ui.flip_list import KINDS, PER_PAGE
 from ui.plots.weights import bars_figure
 from ui.reading import Snapshot
-from ui.study import splits
+from ui.study import cards, splits
 
 
 def main() -> None:
@@ -94,6 +94,7 @@ def _metrics(
         height=360,
         alt="Metrics with intervals",
     )
+    cards.noise(shown, split)
 
 
 def _flips(shown: Snapshot, candidate: CandidateView | None, split: str) -> None:
@@ -200,6 +201,11 @@ def _record(detail: Row) -> None:
                 "attempts": e["attempt"],
                 "seconds": e["cost"].get("seconds"),
                 "tokens": e["cost"].get("tokens"),
+                "memory MB": _megabytes(e["cost"], "peak_memory_bytes"),
+                "skipped blocks": e["cost"].get("skipped_blocks"),
+                "kept MB": _megabytes(
+                    e["cost"], "activation_memory_bytes", "activation_file_bytes"
+                ),
                 "worker": e["worker"],
                 "weights digest": e["weights_digest"],
                 "error": e["error"],
@@ -208,10 +214,27 @@ def _record(detail: Row) -> None:
         ],
         hide_index=True,
         width="stretch",
-        column_config={"seconds": st.column_config.NumberColumn(format="%.1f")},
+        column_config={
+            "seconds": st.column_config.NumberColumn(format="%.1f"),
+            "memory MB": st.column_config.NumberColumn(
+                format="%.0f", help="most that the engine has held since it started"
+            ),
+            "skipped blocks": st.column_config.NumberColumn(
+                help="lower blocks that the candidates have in common: they are run once"
+            ),
+            "kept MB": st.column_config.NumberColumn(
+                format="%.1f", help="what leaves those blocks, in memory and on disk"
+            ),
+        },
         alt="Evaluations of this trial",
     )
     st.caption(words.plain(f"recipe digest {detail['recipe_digest']}"))
+
+
+def _megabytes(cost: dict[str, float], *names: str) -> float | None:
+    """The sum of a cost's sizes; None where an engine did not report one."""
+    found = [cost[name] for name in names if name in cost]
+    return sum(found) / 1e6 if len(found) == len(names) else None
 
 
 if __name__ == "__main__":

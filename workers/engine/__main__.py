@@ -12,9 +12,12 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
+from typing import get_args
 
 from workers.engine.channel import Channel
 from workers.engine.group import Group, open_meeting, start_others, watch
+from workers.engine.process import Compute
 
 PR_SET_PDEATHSIG = 1
 
@@ -38,6 +41,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+    from workers.engine.lower import Activations
     from workers.engine.server import Server
     from workers.engine.session import Session
 
@@ -48,9 +52,16 @@ def main() -> None:
         device=torch.device("cuda", options.rank) if cuda else torch.device("cpu"),
         compute=options.compute,
         batch_tokens=options.batch_tokens,
+        plain=options.plain,
         parallel=options.parallel,
         meeting=meeting,
         tier=None if options.pool_tier == "auto" else options.pool_tier,
+        activations=Activations(
+            options.activation_bytes,
+            options.activation_folder,
+            # a full disk would leave the ranks with different activations
+            spill=options.world == 1,
+        ),
     )
     watch(children, session.rank_ended)
     session.serve(server.begin, server.answer)
@@ -71,9 +82,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parallel", default="auto")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compute", choices=("auto", "storage", "float32"), default="auto")
+    parser.add_argument("--compute", choices=get_args(Compute), default="auto")
     parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--plain", action="store_true", help="share nothing, skip nothing")
     parser.add_argument("--pool-tier", choices=("auto", "device", "host", "mapped"), default="auto")
+    parser.add_argument("--activation-bytes", type=int, default=4 * 2**30)
+    parser.add_argument("--activation-folder", type=Path, help="default: the system's")
     return parser.parse_args()
 
 

@@ -26,8 +26,6 @@ from workers.engine.parallel import Choice, Frame
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
 from workers.engine.tiers import Tier
 
-ACTIVATION_BYTES = 4 * 2**30
-
 
 class Tell(Protocol):
     """Reports progress of a phase; may stop the running request by raising."""
@@ -38,7 +36,8 @@ class Tell(Protocol):
 class Candidate:
     """Forms one candidate after the other of one pool after the other.
 
-    `forget` is called when the live model is replaced.
+    `forget` is called when the live model is replaced; `activations` keeps what leaves skipped
+    blocks, in host memory whatever the device; `plain`: no block is skipped, no prefix shared.
     """
 
     def __init__(
@@ -50,6 +49,8 @@ class Candidate:
         parallel: str,
         meeting: int | None,
         tier: Tier | None,
+        activations: Activations,
+        plain: bool,
         tell: Tell,
         forget: Callable[[], None],
     ) -> None:
@@ -60,8 +61,7 @@ class Candidate:
         self._tell, self._forget = tell, forget
         self.pool: Pool | None = None
         self.model: LiveModel | None = None
-        # a full disk would leave the ranks with different activations
-        self.activations = Activations(ACTIVATION_BYTES, spill=group.world == 1)
+        self.activations, self.plain = activations, plain
         #: the candidate in the recipe's dtype; and in the dtype that the model computes with,
         #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
@@ -102,9 +102,11 @@ class Candidate:
         assert self.pool is not None
         assert self.model is not None
         stays = self.pool.stays
+        # with one checkpoint there is no later candidate to keep anything for
+        several = len(self.pool.parents) > 1
 
         def signature(name: str) -> Hashable:
-            if stays(name, recipe):
+            if several and stays(name, recipe):
                 return FROZEN
             return recipe.columns.get(name) or recipe.weights_of(name)
 
@@ -153,7 +155,10 @@ class Candidate:
         return torch.device("cpu") if frame.choice.kind == "zero3-offload" else self.device
 
     def _live_dtype(self, stored: torch.dtype) -> torch.dtype:
-        """The dtype to compute with: stored values are widened exactly, or used as they are."""
+        """The dtype to compute with: stored values are widened exactly, used as they are, or (if
+        that was asked for) rounded to bfloat16."""
+        if self.compute == "bfloat16":
+            return torch.bfloat16
         if self.compute == "float32" or (self.compute == "auto" and self.device.type == "cpu"):
             return torch.float32
         return stored
@@ -162,9 +167,7 @@ class Candidate:
         """The live model, built anew only when dtype, config or tokenizer are others."""
         if self.pool is None:
             raise BadInput("no pool is resident", where="engine", mend="Load one first")
-        if recipe.parents[0] not in self.pool.parents:
-            self.pool.form_(torch.empty(0), recipe)
-        head = self.pool.parents[recipe.parents[0]].checkpoint
+        head = self.pool.parents_of(recipe)[0].checkpoint
         stored = TORCH_DTYPES[recipe.dtype]
         if self.stored is None or self.stored.dtype != stored:
             self._drop()
@@ -190,7 +193,9 @@ class Candidate:
             self.live = torch.zeros(size + frame.slack, dtype=frame.dtype, device=home)
             same = stored == frame.dtype
             self.stored = self.live[:size] if same else torch.zeros(size, dtype=stored, device=home)
-        return LiveModel(head, self.pool.layout, self.live, frame, self.activations)
+        return LiveModel(
+            head, self.pool.layout, self.live, frame, self.activations, plain=self.plain
+        )
 
     def _form(self, recipe: Recipe) -> None:
         self._tell("form")

@@ -42,18 +42,27 @@ OnSuite = Callable[[SuiteResult], None]
 
 class Engine:
     """One engine group and the pool that is resident in it. Not for use by two threads at once,
-    except for `kill`."""
+    except for `kill`. A `plain` one computes every row and every candidate from the bottom: slower,
+    for looking into differences."""
 
-    def __init__(self, settings: Settings, *, log_dir: Path, compute: Compute = "auto") -> None:
-        self._settings, self._compute = settings, compute
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        log_dir: Path,
+        compute: Compute = "auto",
+        plain: bool = False,
+    ) -> None:
+        self._settings, self._compute, self._plain = settings, compute, plain
         self.log_path = log_dir / f"engine-{os.getpid()}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._numbers = itertools.count(1)
         self._pool: tuple[Any, ...] | None = None
         self._suites: set[str] = set()
-        #: what the engine said of itself: pid, device, ranks, threads, versions; with a pool also
-        #: where that lives, and how the model is spread over the ranks and why
+        #: what the engine said of itself: pid, device, ranks, threads, batch_tokens, versions; with
+        #: a pool also where that lives, the dtype of the forward pass, and how the model is spread
+        #: over the ranks and why
         self.about: dict[str, Any] = {}
 
     @property
@@ -72,7 +81,9 @@ class Engine:
             return
         self.kill()
         self._pool, self._suites = None, set()
-        self._process, self._channel = start_group(self._settings, self._compute, self.log_path)
+        self._process, self._channel = start_group(
+            self._settings, self._compute, self.log_path, plain=self._plain
+        )
         try:
             done = self._wait(0, Progress(phase="start"), on_tick, None)
         except BadInput:
@@ -98,7 +109,7 @@ class Engine:
         self._pool = None
         request = {"op": "load", "checkpoints": wanted[1], "dtype": dtype}
         done = self._ask(request, Progress(phase="load"), on_tick, None)
-        told = ("pool", "parallel", "parallel_why")
+        told = ("pool", "parallel", "parallel_why", "dtype")
         self.about = {**self.about, **{name: done.data[name] for name in told}}
         self._pool = wanted
 
@@ -142,6 +153,9 @@ class Engine:
             phases=done.data["phases"],
             tokens=done.data["tokens"],
             peak_memory_bytes=done.data["peak_memory_bytes"],
+            skipped_blocks=done.data["skipped_blocks"],
+            activation_memory_bytes=done.data["activation_memory_bytes"],
+            activation_file_bytes=done.data["activation_file_bytes"],
         )
 
     def respond(

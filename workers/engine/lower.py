@@ -31,6 +31,7 @@ class Activations:
     ) -> None:
         self.budget_bytes, self.folder, self.spill = budget_bytes, folder, spill
         self._kept: dict[int, Tensor] = {}
+        self._in_files: set[int] = set()
         #: bytes in memory, and in files
         self.memory_bytes = self.file_bytes = 0
 
@@ -57,16 +58,24 @@ class Activations:
         except OSError:
             return
         self._kept[key] = mapped.view(value.shape).copy_(value)
+        self._in_files.add(key)
         self.file_bytes += size
 
     def drop(self, keys: Iterable[int]) -> None:
         """Forget these."""
         for key in keys:
-            self._kept.pop(key, None)
+            value = self._kept.pop(key, None)
+            size = 0 if value is None else value.numel() * value.element_size()
+            if key in self._in_files:
+                self._in_files.remove(key)
+                self.file_bytes -= size
+            else:
+                self.memory_bytes -= size
 
     def clear(self) -> None:
         """Forget everything."""
         self._kept.clear()
+        self._in_files.clear()
         self.memory_bytes = self.file_bytes = 0
 
 

@@ -55,7 +55,8 @@ class LiveModel:
 
     `flat` is a buffer in the pool's layout, of the dtype that the model computes with, and longer
     than the layout by `frame.slack` values. A `frame` can be used once; without one the model is
-    built here, whole, on the device of `flat`. `activations` keeps what leaves skipped blocks.
+    built here, whole, on the device of `flat`. `activations` keeps what leaves skipped blocks;
+    a `plain` model skips none, and shares no prefixes.
     Raises BadInput naming tensors that are missing from the layout or are not the model's.
     """
 
@@ -66,9 +67,11 @@ class LiveModel:
         flat: Tensor,
         frame: Frame | None = None,
         activations: Activations | None = None,
+        *,
+        plain: bool = False,
     ) -> None:
         frame = frame or build_frame(head.path, flat.dtype, flat.device)
-        self.head, self.key, self.device = head, head_key(head), frame.device
+        self.key, self.device = head_key(head), frame.device
         self.where = str(head.path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -93,7 +96,7 @@ class LiveModel:
         #: which prefixes may be computed once; none until `check` has tried it
         self.sharing = Sharing(limit=0)
         self.lower = LowerBlocks(model, layout_names(frame), activations or Activations(0))
-        self._checked = False
+        self._checked = plain
         self._head: tuple[int, DynamicCache] | None = None
         #: wall seconds inside the model since `begin`; on a GPU only those of starting the work
         self.forward_seconds = 0.0

@@ -25,16 +25,18 @@ ROOT = Path(__file__).resolve().parents[2]
 KILL_SECONDS = 5.0
 
 #: `auto`: float32 on a CPU, the stored dtype on a GPU
-Compute = Literal["auto", "storage", "float32"]
+Compute = Literal["auto", "storage", "float32", "bfloat16"]
 
 
 def start_group(
-    config: Settings, compute: Compute, log_path: Path
+    config: Settings, compute: Compute, log_path: Path, *, plain: bool = False
 ) -> tuple[subprocess.Popen[bytes], Channel]:
     """Start rank 0 in a new process group, which the other ranks will join; all write to the end of
-    `log_path`."""
+    `log_path`. `plain`: nothing is computed once for several rows or candidates."""
     mine, theirs = socket.socketpair()
     log_path.parent.mkdir(parents=True, exist_ok=True)
+    spill = config.home.resolve() / "activations"
+    spill.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "workers.engine"),
         *("--fd", str(theirs.fileno()), "--parent", str(os.getpid())),
@@ -43,7 +45,10 @@ def start_group(
         *("--device", config.engine_device, "--threads", str(config.engine_threads)),
         *("--compute", compute, "--batch-tokens", str(config.batch_tokens)),
         *("--pool-tier", config.pool_tier),
+        *("--activation-bytes", str(config.activation_bytes), "--activation-folder", str(spill)),
     ]
+    if plain:
+        command.append("--plain")
     if threading.current_thread() is threading.main_thread():
         # the kernel's signal follows the death of the thread that started the engine
         command.append("--die-with-parent")

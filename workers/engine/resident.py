@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from optim.recipe import Recipe
-from optim.steps import sums_to_one
+from optim.steps import float32_weights, sums_to_one
 from services.checkpoints import Checkpoint, read_checkpoint
 from services.errors import BadInput, IntegrityError
 from services.mapped import map_tensors
@@ -79,7 +79,7 @@ class Pool:
         That is a tensor that is identical in all checkpoints, written by an earlier call with the
         same buffer: nobody else may write to it. Raises BadInput for unknown parents.
         """
-        parents = self._parents(recipe)
+        parents = self.parents_of(recipe)
         if self._formed is None or self._formed() is not out:
             self._formed, self._held = weakref.ref(out), set()
         written, works = [], []
@@ -115,7 +115,8 @@ class Pool:
             else sent(pieces, out.device)
         )
 
-    def _parents(self, recipe: Recipe) -> list[Parent]:
+    def parents_of(self, recipe: Recipe) -> list[Parent]:
+        """The parents in the recipe's order; BadInput where it is not one for this pool."""
         for digest in recipe.parents:
             if digest not in self.parents:
                 raise BadInput(
@@ -125,8 +126,10 @@ class Pool:
                 )
         try:
             recipe.check_tensors({slot.name: slot.whole for slot in self.layout.slots})
+            for row in recipe.rows:
+                float32_weights(row)
         except ValueError as error:
-            raise BadInput(str(error), mend="Give one coefficient for every column") from error
+            raise BadInput(str(error), where="recipe", mend="Correct its weights") from error
         return [self.parents[digest] for digest in recipe.parents]
 
 

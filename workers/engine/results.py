@@ -64,6 +64,11 @@ class EvaluationResult:
     tokens: int = 0
     #: most memory that the engine has held since it started: GPU memory, or resident set on a CPU
     peak_memory_bytes: int = 0
+    #: lower blocks that this candidate has in common with those to come: they run once for all
+    skipped_blocks: int = 0
+    #: what is kept of those blocks now, summed over the ranks: in host memory, and in files
+    activation_memory_bytes: int = 0
+    activation_file_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -82,6 +87,9 @@ class EvaluationResult:
             "phases": dict(self.phases),
             "tokens": self.tokens,
             "peak_memory_bytes": self.peak_memory_bytes,
+            "skipped_blocks": self.skipped_blocks,
+            "activation_memory_bytes": self.activation_memory_bytes,
+            "activation_file_bytes": self.activation_file_bytes,
         }
 
 

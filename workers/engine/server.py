@@ -22,6 +22,7 @@ from workers.engine.answer import RequestPlan, answer_requests, plan_requests
 from workers.engine.candidate import Candidate
 from workers.engine.compile import LikelihoodPlan, compile_suite
 from workers.engine.generate import GenerationPlan, Tick
+from workers.engine.lower import Activations
 from workers.engine.model import LiveModel
 from workers.engine.requests import encode_requests
 from workers.engine.score import Scores, score_suite
@@ -49,7 +50,9 @@ class Server:
         batch_tokens: int,
         parallel: str,
         meeting: int | None,
+        activations: Activations,
         tier: Tier | None = None,
+        plain: bool = False,
     ) -> None:
         self.session, self.group, self.device = session, session.group, device
         cpu = device.type == "cpu"
@@ -57,7 +60,8 @@ class Server:
         self.suites: dict[str, Suite] = {}
         self.candidate = Candidate(
             session.group, device=device, compute=compute, parallel=parallel, meeting=meeting,
-            tier=tier, tell=session.tell, forget=self._forget,
+            tier=tier, activations=activations, plain=plain, tell=session.tell,
+            forget=self._forget,
         )  # fmt: skip
         #: by suite digest and split
         self.work: dict[tuple[str, str | None], Work] = {}
@@ -96,6 +100,7 @@ class Server:
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "ranks": self.group.world,
             "threads": torch.get_num_threads(),
+            "batch_tokens": self.batch_tokens,
             "torch": torch.__version__,
         }
 
@@ -105,7 +110,11 @@ class Server:
         checkpoints = [(digest, Path(path)) for digest, path in data["checkpoints"]]
         pool, choice = self.candidate.load(checkpoints, data["dtype"])
         sys.stderr.write(f"pool {pool.plan}; {choice.kind}: {choice.why}\n")
-        self.session.send("done", pool=pool.plan, parallel=choice.kind, parallel_why=choice.why)
+        assert self.candidate.live is not None
+        dtype = str(self.candidate.live.dtype).removeprefix("torch.")
+        self.session.send(
+            "done", pool=pool.plan, parallel=choice.kind, parallel_why=choice.why, dtype=dtype
+        )
 
     def _keep_suite(self, data: dict[str, Any]) -> None:
         suite = parse_suite(
@@ -153,9 +162,19 @@ class Server:
             "digest": ended - scored,
             "total": ended - started,
         }
-        peak = sum(self.group.collect(self._peak_memory()))
+        kept = self.candidate.activations
+        sizes = [self._peak_memory(), kept.memory_bytes, kept.file_bytes]
+        ranks = self.group.collect(sizes)
+        peak, in_memory, on_disk = (sum(rank[i] for rank in ranks) for i in range(3))
         self.session.send(
-            "done", weights_digest=weights, phases=phases, tokens=tokens, peak_memory_bytes=peak
+            "done",
+            weights_digest=weights,
+            phases=phases,
+            tokens=tokens,
+            peak_memory_bytes=peak,
+            skipped_blocks=model.lower.depth,
+            activation_memory_bytes=in_memory,
+            activation_file_bytes=on_disk,
         )
 
     def _respond(self, data: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(stderr=True)
     started = time.monotonic()
     try:
-        manifest = show(console, options.out, plan, options.seconds)
+        # where accelerate is installed, transformers imports DeepSpeed, which logs to stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            manifest = show(console, options.out, plan, options.seconds)
     except RemeltError as error:
         console.print(f"remelt: {error.line()}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)

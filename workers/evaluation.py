@@ -54,9 +54,13 @@ class EngineKeeper:
             self._pool = None
 
     def describe(self) -> dict[str, Any]:
-        """For the workers table: whether an engine runs and which pool it holds."""
-        alive = self._engine is not None and self._engine.alive
-        return {"engine": "running" if alive else "idle", "pool": self._pool}
+        """For the workers table: whether an engine runs, which pool it holds, where and why there,
+        and how the model is spread over its ranks."""
+        if self._engine is None or not self._engine.alive:
+            return {"engine": "idle", "pool": self._pool}
+        about = self._engine.about
+        more = {"tier": about.get("pool"), "ranks": about.get("ranks")}
+        return {"engine": "running", "pool": self._pool, "spread": about.get("parallel"), **more}
 
 
 class Lease:

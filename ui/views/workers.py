@@ -53,6 +53,8 @@ def _workers(workers: list[Row]) -> None:
                 "last heartbeat": f"{words.duration(w['silent_seconds'])} ago",
                 "engine": w["info"].get("engine", words.DASH),
                 "pool resident": w["info"].get("pool") or words.DASH,
+                "where, and why": w["info"].get("tier") or words.DASH,
+                "ranks": w["info"].get("ranks") or words.DASH,
                 "started (UTC)": f"{w['started_at']:%Y-%m-%d %H:%M}",
             }
             for w in workers

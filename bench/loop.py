@@ -37,14 +37,15 @@ def main() -> None:
     options = parser.parse_args()
     rows = Rows("loop")
     with tempfile.TemporaryDirectory(prefix="remelt-bench-") as root:
-        for name, given, trials, goal in (
-            ("small", options.small, 40, 20.0),
-            ("large", options.large, 12, 10.0),
+        # (which, its data, trials, most items of a suite, goal)
+        for name, given, trials, items, goal in (
+            ("small", options.small, 40, None, 20.0),
+            ("large", options.large, 8, 80, 10.0),
         ):
             home = Path(root) / name
             home.mkdir()
             pool, suites = given or random_ones(home, name)
-            compare(rows, home, name, (pool, suites), trials, goal, options.peers)
+            compare(rows, home, name, (pool, suites), trials, items, goal, options.peers)
     rows.write(options.out)
 
 
@@ -66,13 +67,14 @@ def compare(
     name: str,
     data: tuple[Path, Path],
     trials: int,
+    items: int | None,
     goal: float,
     peers: str | None,
 ) -> None:
     """One study and, with `peers`, one or two candidates of the old loop on the same items."""
     pool, suites = data
     files = [f for f in sorted(suites.glob("*.jsonl")) if "shot" not in f.stem]
-    mine = run_study(home, pool, suites, [f.stem for f in files], trials)
+    mine = run_study(home, pool, suites, [f.stem for f in files], trials, items)
     rows.add(f"{name}, seconds a candidate", mine["wall"], "s")
     rows.add(f"{name}, of which in the model", mine["forward"], "s")
     beyond = 1 - mine["forward"] / mine["wall"]
@@ -90,7 +92,7 @@ def compare(
 
 
 def run_study(
-    home: Path, pool: Path, suites: Path, names: list[str], trials: int
+    home: Path, pool: Path, suites: Path, names: list[str], trials: int, most: int | None
 ) -> dict[str, Any]:
     """Median seconds from one candidate's result to the next, and items of the search split."""
     os.environ |= {"REMELT_HOME": str(home / "remelt"), "REMELT_ENGINE_THREADS": "1"}
@@ -106,7 +108,7 @@ def run_study(
     (home / "remelt").mkdir()
     reference = sorted(path.parent.name for path in pool.glob("*/config.json"))[0]
     options = SimpleNamespace(
-        pool=pool, suites=suites, use=names, items=None, reference=reference,
+        pool=pool, suites=suites, use=names, items=most, reference=reference,
         objectives=["macro"], method="random", trials=trials, seed=0, finalists=1, threads=1,
     )  # fmt: skip
     try:

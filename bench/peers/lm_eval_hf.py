@@ -81,12 +81,16 @@ def score(lm, items):
         texts = [(item["text"],) for item in items]
         return list(ask(lm.loglikelihood_rolling, "loglikelihood_rolling", texts))
     # as many tokens as the suite's answers may have
-    limits = [len(lm.tok_encode(item["target"])) + 2 for item in items]
-    arguments = [
-        (item["prompt"], {"until": ["\n"], "max_gen_toks": limit, "do_sample": False})
-        for item, limit in zip(items, limits, strict=True)
+    lengths = [
+        len(lm.tok_encode(item["prompt"] + item["target"])) - len(lm.tok_encode(item["prompt"]))
+        for item in items
     ]
-    return [text.strip() for text in ask(lm.generate_until, "generate_until", arguments)]
+    arguments = [
+        (item["prompt"], {"until": ["\0"], "max_gen_toks": length + 2, "do_sample": False})
+        for item, length in zip(items, lengths, strict=True)
+    ]
+    texts = ask(lm.generate_until, "generate_until", arguments)
+    return [text.strip().split("\n")[0].rstrip() for text in texts]
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="remelt-bench-") as root:
         home = Path(root)
         pool = make_pool(home / "pool", SMALL, 6, dtype="float32", moved_blocks=None)
-        rows.curves["items"] = items(home, pool[0])
+        rows.curves["items"] = items(home, pool[:2])
         rows.curves["trials"] = trials(home)
     for name, points in rows.curves.items():
         slope, error = straightness(points)
@@ -50,17 +50,21 @@ def main() -> None:
     rows.write(options.out)
 
 
-def items(home: Path, folder: Path) -> list[dict[str, float]]:
+def items(home: Path, folders: list[Path]) -> list[dict[str, float]]:
     """Seconds of one evaluation against its number of items: the best of three."""
-    head = read_checkpoint(folder, check_values=False)
+    heads = [read_checkpoint(folder, check_values=False) for folder in folders]
     points = []
     with Engine(Settings(home=home, engine_device="cpu", engine_threads=1), log_dir=home) as engine:
-        engine.load([(head.digest, folder)], head.dtype)
-        recipe = Recipe.one_hot((head.digest,), 0, head.dtype)
+        engine.load([(head.digest, head.path) for head in heads], heads[0].dtype)
+        # different ones: what the same candidate leaves behind its blocks would be kept
+        recipes = [
+            Recipe(parents=tuple(h.digest for h in heads), weights=(w, 1 - w), dtype=heads[0].dtype)
+            for w in (0.1, 0.3, 0.6, 0.8)
+        ]
         for count in ITEMS:
             file = make_suites(home, count)["choice"]
             suite = parse_suite("choice", file.read_text(), where=file.name)
-            tries = [engine.evaluate(recipe, [suite], None).seconds for _ in range(4)]
+            tries = [engine.evaluate(recipe, [suite], None).seconds for recipe in recipes]
             points.append({"x": count, "seconds": min(tries[1:])})
             print(points[-1], flush=True)
     return points

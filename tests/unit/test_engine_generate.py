@@ -50,6 +50,7 @@ def make_plan(model: LiveModel, *, equal_lengths: bool = False) -> GenerationPla
     return GenerationPlan(
         prompts,
         batch_tokens=60,
+        generation_tokens=60,
         vocabulary=model.encoder.vocabulary,
         sharing=model.sharing,
         equal_lengths=equal_lengths,
@@ -105,7 +106,12 @@ def test_equal_prompts_share_what_is_known(live: Live) -> None:
     model = live.become(CANDIDATES[0])
     prompts = [Prompt(ids=(1, 4, 5), most=3), Prompt(ids=(1, 4, 5), most=4)]
     plan = GenerationPlan(
-        prompts, batch_tokens=60, vocabulary=60, sharing=Sharing(), equal_lengths=False
+        prompts,
+        batch_tokens=60,
+        generation_tokens=60,
+        vocabulary=60,
+        sharing=Sharing(),
+        equal_lengths=False,
     )
     for _ in range(2):
         short, long = greedy_answers(model, plan, lambda done: None)[0]

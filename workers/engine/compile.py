@@ -53,11 +53,13 @@ def compile_suite(
     encoder: Encoder,
     *,
     batch_tokens: int,
+    generation_tokens: int | None = None,
     sharing: Sharing | None = None,
     equal_lengths: bool = False,
 ) -> LikelihoodPlan | GenerationPlan:
     """Tokenise and batch `items` of `suite`; raises BadInput naming an item that does not fit.
 
+    `generation_tokens` bounds the batches in which answers are generated (None: `batch_tokens`).
     `sharing` says which prefixes may be computed once (None: none). `equal_lengths` puts only
     prompts of one length into a batch, for models that cannot be told where left padding ends.
     """
@@ -67,6 +69,7 @@ def compile_suite(
         return GenerationPlan(
             encoder.prompts(items, where),
             batch_tokens=batch_tokens,
+            generation_tokens=generation_tokens or batch_tokens,
             vocabulary=encoder.vocabulary,
             sharing=sharing,
             equal_lengths=equal_lengths,

@@ -50,12 +50,14 @@ class GenerationPlan:
         prompts: Sequence[Prompt],
         *,
         batch_tokens: int,
+        generation_tokens: int,
         vocabulary: int,
         sharing: Sharing,
         equal_lengths: bool,
     ) -> None:
         self.prompts = tuple(prompts)
-        self.batch_tokens, self.vocabulary = batch_tokens, vocabulary
+        self.batch_tokens, self.generation_tokens = batch_tokens, generation_tokens
+        self.vocabulary = vocabulary
         self.sharing, self.equal_lengths = sharing, equal_lengths
         #: oldest first; each has its own batches, so that what is kept of them stays valid
         self.drafts: list[Drafts] = []
@@ -148,7 +150,7 @@ def _batches(
     longest = 0
     for item in sorted(items, key=lambda item: (length(item), item)):
         most = plan.prompts[item].most - len(answers[item])
-        full = (len(waiting) + 1) * (length(item) + max(longest, most)) > plan.batch_tokens
+        full = (len(waiting) + 1) * (length(item) + max(longest, most)) > plan.generation_tokens
         apart = plan.equal_lengths and bool(waiting) and length(waiting[0]) != length(item)
         if waiting and (full or apart):
             yield waiting

@@ -31,8 +31,9 @@ from workers.engine.tasks import TaskPlan, compile_task, score_task
 from workers.engine.tiers import Tier
 
 #: on a CPU larger batches fall out of the caches: with 512 SmolLM2-135M was 1.45 times as fast as
-#: with 2048 and as fast as with 256, stories260K within 5 % of its best
-CPU_BATCH_TOKENS = 512
+#: with 2048 and as fast as with 256, stories260K within 5 % of its best. Each step of generation
+#: reads all weights, however many rows it has
+CPU_BATCH_TOKENS, CPU_GENERATION_TOKENS = 512, 2048
 
 Plan = LikelihoodPlan | GenerationPlan | TaskPlan
 #: a suite, its items in the wanted split, and how to score them
@@ -58,6 +59,7 @@ class Server:
         self.session, self.group, self.device = session, session.group, device
         cpu = device.type == "cpu"
         self.batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS) if cpu else batch_tokens
+        self.generation_tokens = min(batch_tokens, CPU_GENERATION_TOKENS) if cpu else batch_tokens
         self.suites: dict[str, Suite] = {}
         self.candidate = Candidate(
             session.group, device=device, compute=compute, parallel=parallel, meeting=meeting,
@@ -223,6 +225,7 @@ class Server:
                     items,
                     model.encoder,
                     batch_tokens=self.batch_tokens,
+                    generation_tokens=self.generation_tokens,
                     sharing=model.sharing,
                     equal_lengths=not model.takes_positions,
                 )

@@ -62,9 +62,9 @@ def test_it_is_measured_stored_and_shown(
         assert row["split"] == "search"
         assert row["settings"] == floor["settings"]
         usual, other = floor["settings"]["usual"], floor["settings"]["other"]
-        assert (usual["dtype"], usual["plain"], usual["batch_tokens"]) == ("float32", False, 2048)
+        assert (usual["dtype"], usual["plain"], usual["batch_tokens"]) == ("float32", False, 512)
         if row["variant"] == "batching":
-            assert (other["dtype"], other["plain"], other["batch_tokens"]) == ("float32", True, 512)
+            assert (other["dtype"], other["plain"], other["batch_tokens"]) == ("float32", True, 384)
             assert row["changed"] in (0, None)
             assert row["largest_difference"] is None or row["largest_difference"] < 1e-4
         else:

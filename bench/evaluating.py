@@ -30,7 +30,7 @@ from workers.engine.client import Engine, SuiteResult
 
 PEER = Path(__file__).parent / "peers/lm_eval_hf.py"
 #: candidates that are scored with and without skipping frozen blocks
-CANDIDATES = 4
+CANDIDATES = 3
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
             files = {path.stem: path for path in sorted(options.suites.glob("*.jsonl"))}
         else:
             pool = make_pool(home / "pool", LARGE, 3, dtype="bfloat16", moved_blocks=3)
-            files = make_suites(home, 160)
+            files = make_suites(home, 60)
         suites = [parse_suite(n, f.read_text(), where=n) for n, f in files.items()]
         against_peer(rows, home, pool[0], suites, files, options.peers)
         skipping(rows, home, pool, suites)

@@ -94,9 +94,11 @@ def make_tokenizer(size: int) -> Any:
     )
 
 
-def make_suites(root: Path, items: int, *, heads: int = 4, shots: int = 5) -> dict[str, Path]:
-    """Files by name: choice, exact and text of `items` items, and few_shot: `items` items behind
-    `heads` different heads."""
+def make_suites(
+    root: Path, items: int, *, few_shot: int = 160, heads: int = 4, shots: int = 5
+) -> dict[str, Path]:
+    """Files by name: choice, exact and text of `items` items, and `few_shot` items behind `heads`
+    different heads."""
     rng = random.Random(0)
 
     def words(n: int) -> str:
@@ -122,9 +124,10 @@ def make_suites(root: Path, items: int, *, heads: int = 4, shots: int = 5) -> di
             {"id": name, "prompt": f"Verb: {words(2)} =", "target": f" {words(1)}"}
         )
         suites["text"].append({"id": name, "text": words(90)})
-        context = topics[number * heads // items] + question() + "Answer:"
+    for number in range(few_shot):
+        context = topics[number * heads // few_shot] + question() + "Answer:"
         suites["few_shot"].append(
-            {"id": name, "context": context, "choices": [" A", " B", " C", " D"], "gold": 0}
+            {"id": str(number), "context": context, "choices": [f" {c}" for c in "ABCD"], "gold": 0}
         )
     files = {}
     for name, many in suites.items():

@@ -7,7 +7,7 @@ floating-point noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.errors import TrialRejected
 from workers.engine.compile import LikelihoodPlan, compile_requests
-from workers.engine.generate import Tick
+from workers.engine.generate import Tick, generation_batches, left_padded
 from workers.engine.model import LiveModel
 from workers.engine.requests import Encoded, Open
-from workers.engine.score import LOGIT_ROWS
+from workers.engine.score import log_likelihoods
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,8 @@ class RequestPlan:
 
     encoded: Encoded
     likelihoods: LikelihoodPlan
-    batch_tokens: int
+    #: most tokens of a batch in which answers are generated
+    generation_tokens: int
 
     @property
     def tokens(self) -> int:
@@ -52,15 +52,22 @@ class Answers:
     tokens: np.ndarray
 
 
-def plan_requests(encoded: Encoded, model: LiveModel, *, batch_tokens: int) -> RequestPlan:
-    """Batch requests for a model that has been told to `begin`."""
+def plan_requests(
+    encoded: Encoded, model: LiveModel, *, batch_tokens: int, generation_tokens: int | None = None
+) -> RequestPlan:
+    """Batch requests for a model that has been told to `begin`; token bounds as in
+    `compile_suite`."""
     likelihoods = compile_requests(
         encoded.continuations,
         batch_tokens=batch_tokens,
         vocabulary=model.encoder.vocabulary,
         sharing=model.sharing,
     )
-    return RequestPlan(encoded=encoded, likelihoods=likelihoods, batch_tokens=batch_tokens)
+    return RequestPlan(
+        encoded=encoded,
+        likelihoods=likelihoods,
+        generation_tokens=generation_tokens or batch_tokens,
+    )
 
 
 @torch.inference_mode()
@@ -81,7 +88,12 @@ def answer_requests(model: LiveModel, plan: RequestPlan, *, where: str, tick: Ti
         elif kind == "loglikelihood_rolling":
             values[number] = float(totals[number])
     done = plan.likelihoods.tokens
-    for prompts in _batches(encoded.prompts, plan.batch_tokens, not model.takes_positions):
+    for batch in generation_batches(
+        [(len(prompt.ids), prompt.how.most) for prompt in encoded.prompts],
+        plan.generation_tokens,
+        equal_lengths=not model.takes_positions,
+    ):
+        prompts = [encoded.prompts[number] for number in batch]
         found = _continued(model, prompts, tick, done)
         for prompt, (text, count) in zip(prompts, found, strict=True):
             values[prompt.request], tokens[prompt.request] = text, count
@@ -94,53 +106,17 @@ def score_continuations(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-likelihood of each of C continuations, float64 [C], and whether each of its tokens is the
     likeliest one, bool [C]."""
-    sums = torch.zeros(len(plan.lengths), dtype=torch.float64)
     missed = torch.zeros(len(plan.lengths), dtype=torch.int64)
-    done = 0
-    for scored in plan.scored:
-        logits = model.logits(scored.batch)
-        at, targets = scored.at.to(logits.device), scored.targets.to(logits.device)
-        norms = torch.cat([part.float().logsumexp(-1) for part in logits.split(LOGIT_ROWS)])
-        values = logits[at, targets].float() - norms[at]
-        sums.index_add_(0, scored.requests, values.double().cpu())
-        wrong = logits.argmax(-1)[at] != targets
-        missed.index_add_(0, scored.requests, wrong.long().cpu())
-        done += scored.batch.tokens
-        tick(done)
-    if not bool(sums.isfinite().all()):
-        raise TrialRejected(
-            "a log-likelihood is not finite",
-            where=where,
-            mend="The weights overflow in the forward pass: other weights, or float32",
-        )
-    return sums.numpy(), (missed == 0).numpy()
-
-
-def _batches(
-    prompts: Sequence[Open], batch_tokens: int, equal_lengths: bool
-) -> Iterator[list[Open]]:
-    waiting: list[Open] = []
-    for prompt in sorted(prompts, key=lambda p: (len(p.ids), p.how.most)):
-        longest = max([prompt.how.most, *(p.how.most for p in waiting)])
-        full = (len(waiting) + 1) * (len(prompt.ids) + longest) > batch_tokens
-        if waiting and (full or (equal_lengths and len(waiting[0].ids) != len(prompt.ids))):
-            yield waiting
-            waiting = []
-        waiting.append(prompt)
-    if waiting:
-        yield waiting
+    sums = log_likelihoods(model, plan, where, tick, missed)
+    return sums, (missed == 0).numpy()
 
 
 def _continued(
     model: LiveModel, prompts: Sequence[Open], tick: Tick, done: int
 ) -> list[tuple[str, int]]:
     """Greedy text after each prompt, cut before its first stop string, and its tokens."""
-    width = max(len(prompt.ids) for prompt in prompts)
-    inputs = torch.zeros(len(prompts), width, dtype=torch.int64)
-    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        inputs[row, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
-        mask[row, width - len(prompt.ids) :] = True
+    inputs, mask = left_padded([prompt.ids for prompt in prompts])
+    width = inputs.shape[1]
     tokenizer = model.encoder.tokenizer
     # lm-eval stops at the tokenizer's end token too, whatever the generation config says
     ends = {*model.end_tokens, tokenizer.eos_token_id}

@@ -108,7 +108,17 @@ def greedy_answers(
         if len(answer) < plan.prompts[item].most and not (answer and answer[-1] in ends)
     ]
     known = len(answers) - len(open_items)
-    for items in _batches(plan, answers, open_items):
+    sizes = [
+        (
+            len(plan.prompts[item].ids) + len(answers[item]),
+            plan.prompts[item].most - len(answers[item]),
+        )
+        for item in open_items
+    ]
+    for batch in generation_batches(
+        sizes, plan.generation_tokens, equal_lengths=plan.equal_lengths
+    ):
+        items = [open_items[index] for index in batch]
         spent += _generate(model, plan, answers, items, tick, spent)
     model.forget(plan.learn(answers, known))
     return answers, spent
@@ -138,27 +148,37 @@ def _ended(ids: tuple[int, ...], ends: Iterable[int]) -> tuple[int, ...]:
     return ids[: at + 1]
 
 
-def _batches(
-    plan: GenerationPlan, answers: Sequence[tuple[int, ...]], items: Sequence[int]
+def generation_batches(
+    sizes: Sequence[tuple[int, int]], most_tokens: int, *, equal_lengths: bool
 ) -> Iterator[list[int]]:
-    """Items of similar length, as many as fit with what is to be generated."""
+    """Indices of rows that are continued together: of similar length, as many as fit.
 
-    def length(item: int) -> int:
-        return len(plan.prompts[item].ids) + len(answers[item])
-
+    `sizes` are (tokens, most that may be generated) of each row; `equal_lengths` puts only rows of
+    one length together.
+    """
     waiting: list[int] = []
     longest = 0
-    for item in sorted(items, key=lambda item: (length(item), item)):
-        most = plan.prompts[item].most - len(answers[item])
-        full = (len(waiting) + 1) * (length(item) + max(longest, most)) > plan.generation_tokens
-        apart = plan.equal_lengths and bool(waiting) and length(waiting[0]) != length(item)
-        if waiting and (full or apart):
+    for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):
+        length, most = sizes[index]
+        full = (len(waiting) + 1) * (length + max(longest, most)) > most_tokens
+        if waiting and (full or (equal_lengths and sizes[waiting[0]][0] != length)):
             yield waiting
             waiting, longest = [], 0
-        waiting.append(item)
+        waiting.append(index)
         longest = max(longest, most)
     if waiting:
         yield waiting
+
+
+def left_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of ids with pads before them: inputs int64 [B, L], mask bool [B, L] (False: pad)."""
+    width = max(map(len, rows))
+    inputs = torch.zeros(len(rows), width, dtype=torch.int64)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        inputs[index, width - len(row) :] = torch.tensor(row)
+        mask[index, width - len(row) :] = True
+    return inputs, mask
 
 
 def _generate(
@@ -171,12 +191,8 @@ def _generate(
 ) -> int:
     """Finish the answers of `items`; tokens through the model."""
     rows = [(*plan.prompts[item].ids, *answers[item]) for item in items]
-    width = max(map(len, rows))
-    inputs = torch.zeros(len(rows), width, dtype=torch.int64)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        inputs[index, width - len(row) :] = torch.tensor(row)
-        mask[index, width - len(row) :] = True
+    inputs, mask = left_padded(rows)
+    width = inputs.shape[1]
     left = [plan.prompts[item].most - len(answers[item]) for item in items]
     most = torch.tensor(left, device=model.device)
     prompt_tokens = int(mask.sum())

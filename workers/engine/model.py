@@ -72,7 +72,6 @@ class LiveModel:
     ) -> None:
         frame = frame or build_frame(head.path, flat.dtype, flat.device)
         self.key, self.device = head_key(head), frame.device
-        self.where = str(head.path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 head.path, local_files_only=True, trust_remote_code=False
@@ -80,7 +79,7 @@ class LiveModel:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise not_built(error, head.path) from error
         model = frame.model
-        attach(frame, head.tensors, layout, flat, self.where)
+        attach(frame, head.tensors, layout, flat, str(head.path))
         self.engine = frame.engine
         self.module: nn.Module = model
         self.end_tokens = _end_tokens(head, model, tokenizer)

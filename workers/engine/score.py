@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from optim.predictions import answer_hash
 from services.errors import TrialRejected
@@ -45,7 +46,7 @@ def score_suite(
     """Score `items` of `suite` by the plan compiled from them; TrialRejected if not finite."""
     if isinstance(plan, GenerationPlan):
         return _score_exact(model, suite, items, plan, tick)
-    sums = log_likelihoods(model, plan, suite.name, tick)
+    sums = log_likelihoods(model, plan, f"suite {suite.name!r}", tick)
     if suite.form == "text":
         arrays = {"nll": (-sums).astype(np.float32), "tokens": plan.lengths}
         return Scores(arrays=arrays, texts=None, tokens=plan.tokens)
@@ -54,9 +55,16 @@ def score_suite(
 
 @torch.inference_mode()
 def log_likelihoods(
-    model: LiveModel, plan: LikelihoodPlan, suite_name: str, tick: Tick
+    model: LiveModel,
+    plan: LikelihoodPlan,
+    where: str,
+    tick: Tick,
+    missed: Tensor | None = None,
 ) -> np.ndarray:
-    """Log-likelihood of every request, float64 [R], nats."""
+    """Log-likelihood of every request, float64 [R], nats; TrialRejected if one is not finite.
+
+    `missed`, int64 [R], goes up by the scored tokens that are not the likeliest ones.
+    """
     sums = torch.zeros(len(plan.lengths), dtype=torch.float64)
     done = 0
     for scored in plan.scored:
@@ -65,12 +73,15 @@ def log_likelihoods(
         at, targets = scored.at.to(logits.device), scored.targets.to(logits.device)
         values = logits[at, targets].float() - norms[at]
         sums.index_add_(0, scored.requests, values.double().cpu())
+        if missed is not None:
+            wrong = logits.argmax(-1)[at] != targets
+            missed.index_add_(0, scored.requests, wrong.long().cpu())
         done += scored.batch.tokens
         tick(done)
     if not bool(sums.isfinite().all()):
         raise TrialRejected(
             "a log-likelihood is not finite",
-            where=f"suite {suite_name!r}",
+            where=where,
             mend="The weights overflow in the forward pass: other weights, or float32",
         )
     return sums.numpy()

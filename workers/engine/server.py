@@ -192,7 +192,12 @@ class Server:
             encoded = encode_requests(
                 requests, model.encoder, names=names, where=where, truncate=True
             )
-            return plan_requests(encoded, model, batch_tokens=self.batch_tokens)
+            return plan_requests(
+                encoded,
+                model,
+                batch_tokens=self.batch_tokens,
+                generation_tokens=self.generation_tokens,
+            )
 
         plan = self.group.agreed(planned)
 
@@ -218,7 +223,13 @@ class Server:
             items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
             plan: Plan
             if suite.task is not None:
-                plan = compile_task(suite, items, model, batch_tokens=self.batch_tokens)
+                plan = compile_task(
+                    suite,
+                    items,
+                    model,
+                    batch_tokens=self.batch_tokens,
+                    generation_tokens=self.generation_tokens,
+                )
             else:
                 plan = compile_suite(
                     suite,

@@ -33,7 +33,12 @@ class TaskPlan:
 
 
 def compile_task(
-    suite: Suite, items: Sequence[Item], model: LiveModel, *, batch_tokens: int
+    suite: Suite,
+    items: Sequence[Item],
+    model: LiveModel,
+    *,
+    batch_tokens: int,
+    generation_tokens: int | None = None,
 ) -> TaskPlan:
     """Tokenise and batch `items` of a suite that has a task; BadInput for one that does not fit.
 
@@ -47,7 +52,9 @@ def compile_task(
         where=f"suite {suite.name!r}",
     )
     return TaskPlan(
-        requests=plan_requests(encoded, model, batch_tokens=batch_tokens),
+        requests=plan_requests(
+            encoded, model, batch_tokens=batch_tokens, generation_tokens=generation_tokens
+        ),
         offsets=np.cumsum([0, *map(len, asked)]),
         judge=Judge(suite),
     )

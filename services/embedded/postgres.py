@@ -32,6 +32,8 @@ from services.errors import Unavailable
 
 NOBODY = 65534
 START_SECONDS = 60
+#: a server that was killed is gone from /proc a moment before its sockets are closed
+CLOSING_SECONDS = 3
 #: below the range from which clients get their ports, so the same one is free after a restart
 PORTS = range(20000, 32000)
 #: how Postgres's programs are run, by the way this machine allows
@@ -132,7 +134,7 @@ def _start(home: Path, folder: Path, made: dict[str, Any]) -> None:
         stale.unlink(missing_ok=True)
     deadline = time.monotonic() + START_SECONDS
     while True:
-        if not _port_is_free(made["port"]):
+        if not _port_gets_free(made["port"]):
             made["port"] = _free_port()
             write_secret(folder / "made.json", json.dumps(made))
         options = f"-p {made['port']} -k {shlex.quote(str(sockets))}"
@@ -246,6 +248,15 @@ def _free_port() -> int:
         if _port_is_free(port):
             return port
     raise Unavailable("no free TCP port on 127.0.0.1", where="database", mend="Close some servers")
+
+
+def _port_gets_free(port: int) -> bool:
+    deadline = time.monotonic() + CLOSING_SECONDS
+    while not _port_is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _port_is_free(port: int) -> bool:

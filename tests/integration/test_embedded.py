@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,6 +115,18 @@ def test_postgres_when_its_pid_file_names_a_stranger(home: Path) -> None:
     assert not embedded.status(home)["postgres"]["running"]
     assert embedded.ensure_postgres(home) == url
     assert ask(url, "SELECT 1") == 1
+
+
+def test_postgres_keeps_its_port_while_the_last_one_closes(home: Path) -> None:
+    url = embedded.ensure_postgres(home)
+    port = int(url.rsplit(":", 1)[1].split("/")[0])
+    embedded.stop(home)
+    closing = socket.socket()
+    closing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    closing.bind(("127.0.0.1", port))
+    closing.listen()
+    threading.Timer(1.0, closing.close).start()
+    assert embedded.ensure_postgres(home) == url
 
 
 def test_postgres_moves_when_its_port_is_taken(home: Path) -> None:

@@ -154,6 +154,26 @@ def test_any_bits_in_one_pass_or_by_steps(
         assert finite == bool(expected.isfinite().all())
 
 
+@pytest.mark.parametrize("count", [kernel.GROUP, kernel.GROUP + 1, 5 * kernel.GROUP])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_parents_in_several_groups_and_blocks(count: int, dtype: torch.dtype) -> None:
+    """Sums, and what all parents share, are carried from group to group and block to block."""
+    block = kernel.BLOCK_STEPS * kernel.STEP
+    parents = random_parents(7, count, 2 * block + 3 * kernel.STEP + 5, dtype)
+    for parent in parents[:-1]:
+        parent[block - 70 : block + 70] = parents[0][block - 70 : block + 70]
+    parents[-1][block - 70 : block] = parents[0][block - 70 : block]
+    parents[-1][-1] = float("inf")
+    weights = [(i + 1) / (count * (count + 1) / 2) for i in range(count)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = torch.from_numpy(reference(parents, weights)).to(dtype)
+    out = torch.empty_like(parents[0])
+    assert not linear_(out, parents, weights)
+    assert same_bits(out, expected)
+    assert same_bits(out[block - 70 : block], parents[0][block - 70 : block])
+    assert not same_bits(out[block : block + 70], parents[0][block : block + 70])
+
+
 def test_the_compiled_kernel_is_used() -> None:
     assert kernel.STEP == merge.STEP
     parents = random_parents(1, 2, 64, torch.bfloat16)

@@ -1,7 +1,8 @@
-"""The set of weight vectors that a search may suggest: {w : Σ w_i = 1, lower <= w_i <= upper}.
+"""The set of weight vectors that a search may suggest.
 
-Knows the set's geometry (projection, an orthonormal basis of its hyperplane, a grid of writable
-numbers) and nothing of searchers. It must never return a vector outside the set.
+One row of n weights, {w : Σ w_i = 1, lower_i <= w_i <= upper_i}, or several such rows, one for each
+group of tensors. Knows the set's geometry (projection, an orthonormal basis of its hyperplanes, a
+grid of writable numbers) and nothing of searchers. It must never return a vector outside the set.
 """
 
 from __future__ import annotations
@@ -22,24 +23,31 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Space:
-    """Weights of n parents; (0, 1) is the simplex, wider bounds an affine box.
+    """Weights of n parents in each of `groups` rows; a vector holds the rows one after another.
 
-    Raises ValueError when no weight vector (or, rounded to the grid, none) fits the bounds.
+    (0, 1) is the simplex, wider bounds an affine box, one pair per parent any box. Raises
+    ValueError when no weight vector (or, rounded to the grid, none) fits the bounds.
     """
 
     n: int
-    lower: float = 0.0
-    upper: float = 1.0
+    lower: float | tuple[float, ...] = 0.0
+    upper: float | tuple[float, ...] = 1.0
+    groups: int = 1
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ValueError(f"space.n: {self.n}, needs at least one parent")
+        if self.groups < 1:
+            raise ValueError(f"space.groups: {self.groups}, needs at least one")
         for name in ("lower", "upper"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"space.{name}: {getattr(self, name)} is not finite")
-        if self.lower > self.upper:
+            given = getattr(self, name)
+            if np.ndim(given) and len(given) != self.n:
+                raise ValueError(f"space.{name}: {len(given)} bounds for {self.n} parents")
+            if not np.isfinite(given).all():
+                raise ValueError(f"space.{name}: {given} is not finite")
+        if (self.low > self.high).any():
             raise ValueError(f"space.lower: {self.lower} is above space.upper {self.upper}")
-        if not self._grid_lower * self.n <= GRID <= self._grid_upper * self.n:
+        if not self._grid_low.sum() <= GRID <= self._grid_high.sum():
             raise ValueError(
                 f"space: {self.n} weights between {self.lower} and {self.upper} cannot sum to 1"
             )
@@ -54,64 +62,108 @@ class Space:
         """Weights may leave the simplex on both sides, as far as the box allows."""
         return cls(n, lower, upper)
 
-    @property
-    def _grid_lower(self) -> int:
-        return math.ceil(round(self.lower * GRID, 3))
+    @classmethod
+    def task(cls, n: int, base: int, lower: float = 0.0, upper: float = 1.0) -> Space:
+        """Task arithmetic, θ_base + Σ w_i (θ_i − θ_base) with w_i in the box (2212.04089).
+
+        As a linear combination the base weighs 1 − Σ w_i, whatever that is.
+        """
+        if not 0 <= base < n:
+            raise ValueError(f"space.base: {base} is not one of 0 to {n - 1}")
+        low, high = [lower] * n, [upper] * n
+        low[base], high[base] = 1.0 - (n - 1) * upper, 1.0 - (n - 1) * lower
+        return cls(n, tuple(low), tuple(high))
 
     @property
-    def _grid_upper(self) -> int:
-        return math.floor(round(self.upper * GRID, 3))
+    def size(self) -> int:
+        """How many numbers a weight vector has."""
+        return self.groups * self.n
+
+    @property
+    def dimension(self) -> int:
+        """How many of them are free."""
+        return self.groups * (self.n - 1)
+
+    @cached_property
+    def low(self) -> np.ndarray:
+        """float64 [n]: the smallest weight of every parent."""
+        return np.broadcast_to(np.asarray(self.lower, dtype=np.float64), (self.n,))
+
+    @cached_property
+    def high(self) -> np.ndarray:
+        """float64 [n]: the largest weight of every parent."""
+        return np.broadcast_to(np.asarray(self.upper, dtype=np.float64), (self.n,))
+
+    @cached_property
+    def _grid_low(self) -> np.ndarray:
+        return np.ceil(np.round(self.low * GRID, 3)).astype(np.int64)
+
+    @cached_property
+    def _grid_high(self) -> np.ndarray:
+        return np.floor(np.round(self.high * GRID, 3)).astype(np.int64)
 
     @cached_property
     def centre(self) -> np.ndarray:
-        """float64 [n]: the uniform soup, which every non-empty space of this form contains."""
-        return np.full(self.n, 1.0 / self.n)
+        """float64 [size]: the uniform soup in every row, or the point nearest to it."""
+        uniform = np.full(self.size, 1.0 / self.n)
+        return uniform if self.contains(uniform) else self.project(uniform)
 
     @cached_property
     def basis(self) -> np.ndarray:
-        """float64 [n, n-1]: orthonormal columns spanning {d : Σ d_i = 0} (Helmert's contrasts).
+        """float64 [size, dimension]: orthonormal columns that leave the sum of every row alone.
 
-        Written out rather than decomposed, so that every machine has the same one.
+        Helmert's contrasts, written out rather than decomposed, so that every machine has the
+        same ones.
         """
         columns = np.zeros((self.n, self.n - 1))
         for j in range(1, self.n):
             columns[:j, j - 1] = 1.0
             columns[j, j - 1] = -j
             columns[:, j - 1] /= math.sqrt(j * (j + 1))
-        return columns
+        return np.kron(np.eye(self.groups), columns)
+
+    def repeated(self, weights: Sequence[float]) -> tuple[float, ...]:
+        """[size]: one row [n] in every group, so the same combination of whole models."""
+        return tuple(weights) * self.groups
 
     def embed(self, z: ArrayLike) -> np.ndarray:
-        """float64 [n] on the hyperplane Σ w_i = 1 for coordinates z [n-1]; not clipped."""
+        """float64 [size], rows that sum to 1, for coordinates z [dimension]; not clipped."""
         return self.centre + self.basis @ np.asarray(z, dtype=np.float64)
 
     def coordinates(self, w: ArrayLike) -> np.ndarray:
-        """float64 [n-1]: inverse of `embed`; the part of w off the hyperplane is dropped."""
+        """float64 [dimension]: inverse of `embed`; what is off the hyperplanes is dropped."""
         return self.basis.T @ (np.asarray(w, dtype=np.float64) - self.centre)
 
     def contains(self, w: ArrayLike, tolerance: float = TOLERANCE) -> bool:
-        """Whether w [n] lies in the set, each bound and the sum to within `tolerance`."""
+        """Whether w [size] lies in the set, each bound and sum to within `tolerance`."""
         w_n = np.asarray(w, dtype=np.float64)
+        if w_n.shape != (self.size,) or not np.isfinite(w_n).all():
+            return False
+        rows = w_n.reshape(self.groups, self.n)
         return bool(
-            w_n.shape == (self.n,)
-            and np.isfinite(w_n).all()
-            and abs(w_n.sum() - 1.0) <= tolerance * self.n
-            and w_n.min() >= self.lower - tolerance
-            and w_n.max() <= self.upper + tolerance
+            (np.abs(rows.sum(axis=1) - 1.0) <= tolerance * self.n).all()
+            and (rows >= self.low - tolerance).all()
+            and (rows <= self.high + tolerance).all()
         )
 
     def project(self, x: ArrayLike) -> np.ndarray:
-        """float64 [n]: the point of the set nearest to x [n] in Euclidean distance.
+        """float64 [size]: the point of the set nearest to x [size] in Euclidean distance.
 
-        It is clip(x − t, lower, upper) for the one t that makes the sum 1: the sum falls
-        piecewise linearly in t, with a knot where a weight meets a bound (Held, Wolfe & Crowder
-        1974 for the simplex). Raises ValueError for a wrong length or a value that is not finite.
+        Raises ValueError for a wrong length or a value that is not finite.
         """
         x_n = np.asarray(x, dtype=np.float64)
-        if x_n.shape != (self.n,) or not np.isfinite(x_n).all():
-            raise ValueError(f"weights: needs {self.n} finite numbers, not {x_n.tolist()}")
+        if x_n.shape != (self.size,) or not np.isfinite(x_n).all():
+            raise ValueError(f"weights: needs {self.size} finite numbers, not {x_n.tolist()}")
+        rows = x_n.reshape(self.groups, self.n)
+        return np.concatenate([self._project_row(row) for row in rows])
+
+    def _project_row(self, x_n: np.ndarray) -> np.ndarray:
+        """clip(x − t, lower, upper) for the one t that makes the sum 1: the sum falls piecewise
+        linearly in t, with a knot where a weight meets a bound (Held, Wolfe & Crowder 1974 for
+        the simplex)."""
         x_n = x_n - x_n.max()
-        knots = np.sort(np.concatenate([x_n - self.lower, x_n - self.upper]))
-        sums = np.clip(x_n - knots[:, None], self.lower, self.upper).sum(axis=1)
+        knots = np.sort(np.concatenate([x_n - self.low, x_n - self.high]))
+        sums = np.clip(x_n - knots[:, None], self.low, self.high).sum(axis=1)
         right = int(np.searchsorted(-sums, -1.0))
         if right == 0 or sums[min(right, 2 * self.n - 1)] == 1.0:
             t = knots[right]
@@ -121,33 +173,43 @@ class Space:
             left = right - 1
             share = (sums[left] - 1.0) / (sums[left] - sums[right])
             t = knots[left] + share * (knots[right] - knots[left])
-        w_n = np.clip(x_n - t, self.lower, self.upper)
-        free = (w_n > self.lower) & (w_n < self.upper)
+        w_n = np.clip(x_n - t, self.low, self.high)
+        free = (w_n > self.low) & (w_n < self.high)
         if free.any():  # a far x leaves rounding error in the sum
             w_n[free] += (1.0 - w_n.sum()) / free.sum()
-        return np.clip(w_n, self.lower, self.upper)
+        return np.clip(w_n, self.low, self.high)
 
     def round(self, w: ArrayLike) -> tuple[float, ...]:
         """The grid point next to w, a point of the set: what is suggested, stored and published.
 
         Largest-remainder rounding within the bounds: each weight moves by less than two grid
-        steps, the decimals sum to 1 exactly, and differences in a machine's last bits vanish.
+        steps, the decimals of a row sum to 1 exactly, and differences in a machine's last bits
+        vanish.
         """
-        scaled = np.asarray(w, dtype=np.float64) * GRID
-        whole = np.clip(np.rint(scaled), self._grid_lower, self._grid_upper).astype(np.int64)
+        rows = np.asarray(w, dtype=np.float64).reshape(self.groups, self.n) * GRID
+        return tuple((np.concatenate([self._round_row(row) for row in rows]) / GRID).tolist())
+
+    def _round_row(self, scaled: np.ndarray) -> np.ndarray:
+        low, high = self._grid_low, self._grid_high
+        whole = np.clip(np.rint(scaled), low, high).astype(np.int64)
         while missing := GRID - int(whole.sum()):
             step = 1 if missing > 0 else -1
-            room = whole < self._grid_upper if step > 0 else whole > self._grid_lower
+            room = whole < high if step > 0 else whole > low
             error = np.where(room, step * (scaled - whole), -np.inf)
             # many ties (the uniform soup): the first parents take the remainder
             whole[np.argsort(-error, kind="stable")[: min(abs(missing), int(room.sum()))]] += step
-        return tuple((whole / GRID).tolist())
+        return whole
+
+    def place(self, x: ArrayLike) -> tuple[float, ...]:
+        """The grid point next to the point of the set that is nearest to x [size]."""
+        return self.round(self.project(x))
 
 
 def check_weights(space: Space, weights: Sequence[float], *, field: str) -> None:
     """Raise ValueError naming `field` unless the weights lie in the space (to 1e-6)."""
     if not space.contains(weights, tolerance=1e-6):
+        rows = f"{space.groups} times {space.n}" if space.groups > 1 else f"{space.n}"
         raise ValueError(
-            f"{field}: {list(weights)} is not {space.n} weights between {space.lower} and "
+            f"{field}: {list(weights)} is not {rows} weights between {space.lower} and "
             f"{space.upper} that sum to 1"
         )

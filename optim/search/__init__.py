@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optim.search.base import Observation, Searcher, Suggestion, quality
 from optim.search.cmaes import CmaEs
 from optim.search.nsga import NsgaII
 from optim.search.options import Option
+from optim.search.question import Axis, Bound, ItemSuite, Question
 from optim.search.random import RandomSearch
 from optim.space import Space
 
 __all__ = [
     "METHODS",
+    "Axis",
+    "Bound",
+    "ItemSuite",
     "Observation",
     "Option",
+    "Question",
     "Searcher",
     "Suggestion",
     "make_searcher",
@@ -35,8 +40,17 @@ def make_searcher(
     objectives: int,
     seed: int,
     options: Mapping[str, Any] | None = None,
+    question: Question | None = None,
+    known: Sequence[Observation] = (),
 ) -> Searcher:
     """The searcher of that name; ValueError naming the field for anything it cannot use."""
     if method not in METHODS:
         raise ValueError(f"search.method: {method!r} is not one of {sorted(METHODS)}")
-    return METHODS[method](space=space, objectives=objectives, seed=seed, options=options)
+    return METHODS[method](
+        space=space,
+        objectives=objectives,
+        seed=seed,
+        options=options,
+        question=question,
+        known=known,
+    )

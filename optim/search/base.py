@@ -11,10 +11,13 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+import numpy as np
+
 from optim.search.options import Option, read_options
+from optim.search.question import Question
 from optim.space import Space, check_weights
 
 State = Literal["pending", "complete", "failed"]
@@ -45,6 +48,11 @@ class Observation:
     #: 0 or less: feasible; else the sum of the positive violations
     violation: float = 0.0
     state: State = "pending"
+    #: float32 [items], larger is better: margin in nats (choice), 1 or 0 for a right or wrong
+    #: answer (exact), nats per token times −1 (text); items as in `Question`; None if not known
+    signal: np.ndarray | None = field(default=None, compare=False, repr=False)
+    #: bool [items]: another answer than the reference's; False for texts
+    changed: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 class Searcher(ABC):
@@ -66,6 +74,8 @@ class Searcher(ABC):
     summary: ClassVar[str]
     #: what a study spec may set under search.options
     options: ClassVar[tuple[Option, ...]]
+    #: whether it learns from single items: it then wants `question`, and observations with signal
+    uses_items: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -74,7 +84,11 @@ class Searcher(ABC):
         objectives: int,
         seed: int,
         options: Mapping[str, Any] | None = None,
+        question: Question | None = None,
+        known: Sequence[Observation] = (),
     ) -> None:
+        """`known`: complete results that this search did not suggest (baselines, earlier studies);
+        like everything else here they never change during a study."""
         if space.n < 2:
             raise ValueError(f"space.n: {space.n} parent leaves nothing to search")
         if objectives < 1:
@@ -82,6 +96,7 @@ class Searcher(ABC):
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed: {seed!r} is not an integer of 0 or more")
         self.space, self.objectives, self.seed = space, objectives, seed
+        self.question, self.known = question, tuple(known)
         self.settings = read_options(self.name, self.options, options or {})
 
     @abstractmethod

@@ -34,7 +34,7 @@ class _Run:
 class CmaEs(Generational[_Run]):
     """Covariance matrix adaptation (Hansen 2016), driven through `cmaes`.
 
-    - Coordinates: the n−1 of an orthonormal basis of {Σ d_i = 0} around the uniform soup, so the
+    - Coordinates: those of an orthonormal basis of {Σ d_i = 0} around the uniform soup, so the
       sum is kept by construction and no parent is special.
     - Candidates outside the bounds are projected onto the space and evaluated there. CMA-ES is
       told its own point, unprojected and without a penalty.
@@ -60,7 +60,7 @@ class CmaEs(Generational[_Run]):
     options: ClassVar[tuple[Option, ...]] = (
         Option(
             name="population",
-            doc="trials in a generation; unset: 4 + 3 ln(parents)",
+            doc="trials in a generation; unset: 4 + 3 ln(free weights + 1)",
             kind="integer",
             default=None,
             # of three only one would be a parent, and the covariance has no rate to adapt with
@@ -103,8 +103,8 @@ class CmaEs(Generational[_Run]):
         self._mean = start_mean(self.space, self.settings["start"])
 
     def _begin(self) -> _Run:
-        population = self.settings["population"] or 4 + math.floor(3 * math.log(self.space.n))
-        return self._run(self._mean, population, restarts=0)
+        usual = 4 + math.floor(3 * math.log(self.space.dimension + 1))
+        return self._run(self._mean, self.settings["population"] or usual, restarts=0)
 
     def _run(self, mean: np.ndarray, population: int, *, restarts: int) -> _Run:
         from cmaes import CMA
@@ -122,10 +122,10 @@ class CmaEs(Generational[_Run]):
         return int(learnt.cma.population_size)
 
     def _sample(self, run: _Run, generation: int) -> list[tuple[np.ndarray, tuple[float, ...]]]:
-        """(z [n-1], weights) of every slot; the same whenever it is called."""
+        """(z [dimension], weights) of every slot; the same whenever it is called."""
         run.cma.reseed_rng(_seed(self.seed, generation))
         points = [run.cma.ask() for _ in range(run.cma.population_size)]
-        return [(z, self.space.round(self.space.project(self.space.embed(z)))) for z in points]
+        return [(z, self.space.place(self.space.embed(z))) for z in points]
 
     def _propose(self, learnt: _Run, generation: int) -> list[tuple[float, ...]]:
         return [weights for _, weights in self._sample(learnt, generation)]
@@ -145,7 +145,7 @@ class CmaEs(Generational[_Run]):
             return learnt
         restarts = learnt.restarts + 1
         rng = np.random.default_rng([self.seed, restarts, 1])
-        mean = self.space.project(rng.dirichlet(np.ones(self.space.n)))
+        mean = self.space.project(rng.dirichlet(np.ones(self.space.n), self.space.groups).ravel())
         return self._run(mean, 2 * self._size(learnt), restarts=restarts)
 
     def _told_point(

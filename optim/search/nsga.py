@@ -82,7 +82,7 @@ class NsgaII(Generational[list[list[Observation]]]):
         for _ in range(self._size(learnt)):
             for _ in range(FRESH_TRIES):
                 params = study.ask(space).params
-                child = self._place([params[name] for name in space])
+                child = self.space.place([params[name] for name in space])
                 if child not in seen:
                     break
             seen.add(child)
@@ -91,12 +91,9 @@ class NsgaII(Generational[list[list[Observation]]]):
 
     def _mixture(self, rng: np.random.Generator) -> tuple[float, ...]:
         if len(self._pool) == 0:
-            return self._place(rng.dirichlet(np.ones(self.space.n)))
+            return self.space.place(rng.dirichlet(np.ones(self.space.n), self.space.groups).ravel())
         chosen = rng.choice(len(self._pool), size=min(3, len(self._pool)), replace=False)
-        return self._place(rng.dirichlet(np.ones(len(chosen))) @ self._pool[chosen])
-
-    def _place(self, x: Any) -> tuple[float, ...]:
-        return self.space.round(self.space.project(x))
+        return self.space.place(rng.dirichlet(np.ones(len(chosen))) @ self._pool[chosen])
 
     def _study(
         self, learnt: list[list[Observation]], *, seed: int
@@ -113,11 +110,13 @@ class NsgaII(Generational[list[list[Observation]]]):
         )
         # otherwise Optuna takes added trials for members of no generation
         key = sampler._get_generation_key()
-        margin = MARGIN * (self.space.upper - self.space.lower)
-        weight: BaseDistribution = optuna.distributions.FloatDistribution(
-            self.space.lower - margin, self.space.upper + margin
-        )
-        space = {f"w{i:04d}": weight for i in range(self.space.n)}
+        margin = MARGIN * (self.space.high - self.space.low)
+        bounds = [self.space.low - margin, self.space.high + margin]
+        low, high = (np.tile(bound, self.space.groups).tolist() for bound in bounds)
+        space: dict[str, BaseDistribution] = {
+            f"w{i:04d}": optuna.distributions.FloatDistribution(low[i], high[i])
+            for i in range(self.space.size)
+        }
         study = optuna.create_study(directions=["minimize"] * self.objectives, sampler=sampler)
         study.add_trials(
             optuna.trial.create_trial(

@@ -50,16 +50,18 @@ class RandomSearch(Searcher):
         return [Suggestion(slots[i], self._place(points[i])) for i in open_slots]
 
     def _points(self, count: int) -> np.ndarray:
-        """float64 [>= count, n]: the sequence's first points on the simplex."""
+        """float64 [>= count, size]: the sequence's first points, every row on the simplex."""
         from scipy.special import gammaincinv
         from scipy.stats.qmc import Sobol
 
-        shift = np.random.default_rng(self.seed).random(self.space.n)
-        sobol = Sobol(self.space.n, scramble=False).random_base2((count - 1).bit_length())
+        size, n = self.space.size, self.space.n
+        shift = np.random.default_rng(self.seed).random(size)
+        sobol = Sobol(size, scramble=False).random_base2((count - 1).bit_length())
         mass = gammaincinv(self.settings["concentration"], (sobol + shift) % 1.0)
-        return mass / mass.sum(axis=1, keepdims=True)
+        rows = mass.reshape(len(mass), self.space.groups, n)
+        return (rows / rows.sum(axis=2, keepdims=True)).reshape(len(mass), size)
 
     def _place(self, point: np.ndarray) -> tuple[float, ...]:
         """A point of {w >= lower, Σ w = 1} for one of the simplex, moved below `upper`."""
-        lower = self.space.lower
-        return self.space.round(self.space.project(lower + (1 - self.space.n * lower) * point))
+        low = np.tile(self.space.low, self.space.groups)
+        return self.space.place(low + (1 - self.space.low.sum()) * point)

@@ -22,13 +22,13 @@ START = Option(
 
 
 def better_half(space: Space, points: Sequence[Sequence[float]] | None) -> np.ndarray:
-    """float64 [h, n]: the first ⌈len/2⌉ points, moved to the nearest point inside the bounds."""
+    """float64 [h, size]: the first ⌈len/2⌉ points, moved to the nearest point inside the bounds."""
     half = (points or [])[: math.ceil(len(points or []) / 2)]
-    return np.array([space.project(point) for point in half]).reshape(len(half), space.n)
+    return np.array([space.project(point) for point in half]).reshape(len(half), space.size)
 
 
 def start_mean(space: Space, points: Sequence[Sequence[float]] | None) -> np.ndarray:
-    """float64 [n]: the better half of the points, weighted log(h + ½) − log(rank).
+    """float64 [size]: the better half of the points, weighted log(h + ½) − log(rank).
 
     None or no points: the uniform soup.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import subprocess
 import sys
@@ -22,6 +21,8 @@ SPACES = {
     "affine": Space.affine(6),
     "narrow": Space(6, 0.1, 0.3),
     "pair": Space.affine(2),
+    "groups": Space(3, -0.5, 1.5, groups=4),
+    "task": Space.task(5, base=1, lower=-0.2),
 }
 TARGET = np.array([0.6, 0.3, 0.1, 0.0, 0.0, 0.0])
 Make = Callable[..., Searcher]
@@ -48,7 +49,7 @@ def make(method: str) -> Make:
 def judged(one: Suggestion) -> Observation:
     """What evaluating a suggestion gives: pure, with infeasible and failed ones among them."""
     w = np.array(one.weights)
-    target = TARGET[: len(w)]
+    target = np.resize(TARGET, len(w))
     state = "failed" if int(w[0] * GRID) % 11 == 0 else "complete"
     values = (float(((w - target) ** 2).sum()), float(np.abs(w).sum()))
     return Observation(
@@ -80,11 +81,12 @@ def suggested(rows: Sequence[Observation]) -> dict[str, tuple[float, ...]]:
 
 def test_suggestions_are_points_of_the_space(make: Make, space: Space) -> None:
     for row in searched(make(space), 50):
-        assert len(row.weights) == space.n
+        assert len(row.weights) == space.size
         assert all(isinstance(w, float) for w in row.weights)
-        assert math.isclose(math.fsum(row.weights), 1.0, abs_tol=1e-12)
-        assert min(row.weights) >= space.lower
-        assert max(row.weights) <= space.upper
+        rows = np.reshape(row.weights, (space.groups, space.n))
+        assert np.allclose(rows.sum(axis=1), 1.0, rtol=0, atol=1e-12)
+        assert (rows >= space.low).all()
+        assert (rows <= space.high).all()
         assert all(round(w * GRID) / GRID == w for w in row.weights)
 
 

@@ -15,7 +15,15 @@ spaces = st.one_of(
     st.builds(Space.simplex, st.integers(1, 20)),
     st.builds(Space.affine, st.integers(1, 20)),
     st.sampled_from(
-        [Space(5, 0.1, 0.3), Space(4, 0.25, 0.25), Space(4, -2.0, 0.250001), Space(3, 0, 0.4)]
+        [
+            Space(5, 0.1, 0.3),
+            Space(4, 0.25, 0.25),
+            Space(4, -2.0, 0.250001),
+            Space(3, 0, 0.4),
+            Space(3, (0.1, -1.0, 0.0), (0.6, 0.5, 2.0)),
+            Space(3, -0.5, 1.5, groups=4),
+            Space.task(4, base=2, lower=-0.3),
+        ]
     ),
 )
 
@@ -24,7 +32,7 @@ spaces = st.one_of(
 def spaces_and_points(draw: st.DrawFn, points: int = 1) -> tuple[Space, list[np.ndarray]]:
     space = draw(spaces)
     value = st.floats(-1e3, 1e3, allow_nan=False)
-    vector = st.lists(value, min_size=space.n, max_size=space.n).map(np.array)
+    vector = st.lists(value, min_size=space.size, max_size=space.size).map(np.array)
     return space, [draw(vector) for _ in range(points)]
 
 
@@ -66,12 +74,30 @@ def test_rounding_gives_the_grid_point_next_to_it_inside_the_space(
     near = space.project(x)
     rounded = space.round(near)
     whole = [round(w * GRID) for w in rounded]
-    assert sum(whole) == GRID
+    assert (np.reshape(whole, (space.groups, space.n)).sum(axis=1) == GRID).all()
     assert [w / GRID for w in whole] == list(rounded)
     assert space.contains(rounded, tolerance=1e-12)
     assert np.abs(near - rounded).max() < 2 / GRID
     assert space.round(rounded) == rounded
     assert space.round(space.project(rounded)) == rounded
+
+
+def test_task_arithmetic_is_a_box_whose_base_takes_the_rest() -> None:
+    space = Space.task(3, base=0, upper=0.5)
+    assert space.contains([0.0, 0.5, 0.5])
+    assert space.contains([1.0, 0.0, 0.0])
+    assert not space.contains([0.4, 0.6, 0.0])
+    assert space.centre == pytest.approx([1 / 3] * 3)
+    with pytest.raises(ValueError, match=r"space\.base: 3"):
+        Space.task(3, base=3)
+
+
+def test_groups_have_rows_of_their_own() -> None:
+    space = Space(2, 0, 1, groups=2)
+    assert (space.size, space.dimension) == (4, 2)
+    assert space.project([2.0, 0.0, 0.9, 0.5]) == pytest.approx([1.0, 0.0, 0.7, 0.3])
+    assert space.repeated([0.25, 0.75]) == (0.25, 0.75, 0.25, 0.75)
+    assert not space.contains([0.75, 0.75, 0.25, 0.25])
 
 
 def test_one_parent_alone_is_a_grid_point() -> None:
@@ -95,7 +121,8 @@ def test_coordinates_and_weights_are_two_names_of_a_point(
     w = space.project(x)
     assert space.embed(space.coordinates(w)) == pytest.approx(w, abs=1e-10)
     z = space.coordinates(x)
-    assert space.embed(z).sum() == pytest.approx(1.0, abs=1e-8)
+    rows = space.embed(z).reshape(space.groups, space.n)
+    assert rows.sum(axis=1) == pytest.approx(np.ones(space.groups), abs=1e-8)
     assert space.coordinates(space.embed(z)) == pytest.approx(z, abs=1e-8)
 
 
@@ -108,6 +135,7 @@ def test_coordinates_and_weights_are_two_names_of_a_point(
         (3, 1, 0, "space.lower"),
         (3, -math.inf, 1, "space.lower"),
         (3, 0, math.nan, "space.upper"),
+        (3, (0, 0), 1, "space.lower: 2 bounds for 3 parents"),
     ],
 )
 def test_impossible_bounds_are_refused(n: int, lower: float, upper: float, message: str) -> None:

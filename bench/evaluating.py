@@ -30,7 +30,7 @@ from workers.engine.client import Engine, SuiteResult
 
 PEER = Path(__file__).parent / "peers/lm_eval_hf.py"
 #: candidates that are scored with and without skipping frozen blocks
-CANDIDATES = 3
+CANDIDATES = 5
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def against_peer(
             keep(started, recipe, [suite], found)
             seconds = time.perf_counter() - begun
             few = "shot" in suite.name
-            every = 4 if few else 2
+            every = 8 if few else 4
             rows.add(f"{suite.name}, items a second", len(suite) / seconds, "items/s")
             if peers:
                 other = ask_peer(peers, folder, files[suite.name], every=every)

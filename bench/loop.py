@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="remelt-bench-") as root:
         # (which, its data, trials, most items of a suite, goal)
         for name, given, trials, items, goal in (
-            ("small", options.small, 24, None, 20.0),
+            ("small", options.small, 16, None, 20.0),
             ("large", options.large, 6, 80, 10.0),
         ):
             home = Path(root) / name

@@ -127,12 +127,13 @@ class Space:
         return tuple(weights) * self.groups
 
     def embed(self, z: ArrayLike) -> np.ndarray:
-        """float64 [size], rows that sum to 1, for coordinates z [dimension]; not clipped."""
-        return self.centre + self.basis @ np.asarray(z, dtype=np.float64)
+        """float64 [..., size], rows that sum to 1, for coordinates z [..., dimension]; not
+        clipped."""
+        return self.centre + np.asarray(z, dtype=np.float64) @ self.basis.T
 
     def coordinates(self, w: ArrayLike) -> np.ndarray:
-        """float64 [dimension]: inverse of `embed`; what is off the hyperplanes is dropped."""
-        return self.basis.T @ (np.asarray(w, dtype=np.float64) - self.centre)
+        """float64 [..., dimension]: inverse of `embed`; what is off the hyperplanes is dropped."""
+        return (np.asarray(w, dtype=np.float64) - self.centre) @ self.basis
 
     def contains(self, w: ArrayLike, tolerance: float = TOLERANCE) -> bool:
         """Whether w [size] lies in the set, each bound and sum to within `tolerance`."""
@@ -147,37 +148,33 @@ class Space:
         )
 
     def project(self, x: ArrayLike) -> np.ndarray:
-        """float64 [size]: the point of the set nearest to x [size] in Euclidean distance.
+        """float64 [..., size]: the points of the set nearest to x [..., size] (Euclidean).
 
-        Raises ValueError for a wrong length or a value that is not finite.
+        Each row is clip(x − t, lower, upper) for the one t that makes its sum 1: the sum falls
+        piecewise linearly in t, with a knot where a weight meets a bound (Held, Wolfe & Crowder
+        1974 for the simplex). Raises ValueError for a wrong length or a value that is not finite.
         """
-        x_n = np.asarray(x, dtype=np.float64)
-        if x_n.shape != (self.size,) or not np.isfinite(x_n).all():
-            raise ValueError(f"weights: needs {self.size} finite numbers, not {x_n.tolist()}")
-        rows = x_n.reshape(self.groups, self.n)
-        return np.concatenate([self._project_row(row) for row in rows])
-
-    def _project_row(self, x_n: np.ndarray) -> np.ndarray:
-        """clip(x − t, lower, upper) for the one t that makes the sum 1: the sum falls piecewise
-        linearly in t, with a knot where a weight meets a bound (Held, Wolfe & Crowder 1974 for
-        the simplex)."""
-        x_n = x_n - x_n.max()
-        knots = np.sort(np.concatenate([x_n - self.low, x_n - self.high]))
-        sums = np.clip(x_n - knots[:, None], self.low, self.high).sum(axis=1)
-        right = int(np.searchsorted(-sums, -1.0))
-        if right == 0 or sums[min(right, 2 * self.n - 1)] == 1.0:
-            t = knots[right]
-        elif right == 2 * self.n:
-            t = knots[-1]
-        else:
-            left = right - 1
-            share = (sums[left] - 1.0) / (sums[left] - sums[right])
-            t = knots[left] + share * (knots[right] - knots[left])
-        w_n = np.clip(x_n - t, self.low, self.high)
-        free = (w_n > self.low) & (w_n < self.high)
-        if free.any():  # a far x leaves rounding error in the sum
-            w_n[free] += (1.0 - w_n.sum()) / free.sum()
-        return np.clip(w_n, self.low, self.high)
+        given = np.asarray(x, dtype=np.float64)
+        if given.shape[-1:] != (self.size,) or not np.isfinite(given).all():
+            raise ValueError(f"weights: needs {self.size} finite numbers, not {given.tolist()}")
+        rows = given.reshape(-1, self.n)
+        rows = rows - rows.max(axis=1, keepdims=True)
+        knots = np.sort(np.concatenate([rows - self.low, rows - self.high], axis=1), axis=1)
+        shifted = rows[:, None, :] - knots[:, :, None]
+        sums = np.clip(shifted, self.low, self.high).sum(axis=2)
+        # the first knot at which the sum is no more than 1, and the one before it
+        right = np.clip((sums > 1.0).sum(axis=1), 1, 2 * self.n - 1)
+        each = np.arange(len(rows))
+        ends = sums[each, right - 1], sums[each, right]
+        fall = ends[0] - ends[1]
+        share = np.divide(ends[0] - 1.0, fall, out=np.zeros(len(rows)), where=fall != 0)
+        left, width = knots[each, right - 1], knots[each, right] - knots[each, right - 1]
+        t = left + np.clip(share, 0.0, 1.0) * width
+        w = np.clip(rows - t[:, None], self.low, self.high)
+        free = (w > self.low) & (w < self.high)
+        # a far x leaves rounding error in the sum
+        error = (1.0 - w.sum(axis=1, keepdims=True)) / np.maximum(free.sum(axis=1), 1)[:, None]
+        return np.clip(np.where(free, w + error, w), self.low, self.high).reshape(given.shape)
 
     def round(self, w: ArrayLike) -> tuple[float, ...]:
         """The grid point next to w, a point of the set: what is suggested, stored and published.

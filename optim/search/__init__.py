@@ -11,6 +11,7 @@ from optim.search.nsga import NsgaII
 from optim.search.options import Option
 from optim.search.question import Axis, Bound, ItemSuite, Question
 from optim.search.random import RandomSearch
+from optim.search.surrogate import MarginSurrogate, MetricSurrogate
 from optim.space import Space
 
 __all__ = [
@@ -29,7 +30,8 @@ __all__ = [
 
 #: name -> class; `.summary` and `.options` of a class say what a form shows
 METHODS: dict[str, type[Searcher]] = {
-    method.name: method for method in (CmaEs, NsgaII, RandomSearch)
+    method.name: method
+    for method in (MarginSurrogate, MetricSurrogate, CmaEs, NsgaII, RandomSearch)
 }
 
 

@@ -12,7 +12,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optim.search import METHODS, Observation, Searcher, Suggestion, make_searcher
+from optim.search import (
+    METHODS,
+    Axis,
+    ItemSuite,
+    Observation,
+    Question,
+    Searcher,
+    Suggestion,
+    make_searcher,
+)
 from optim.search.base import Generational, slot_name
 from optim.space import GRID, Space
 
@@ -25,6 +34,13 @@ SPACES = {
     "task": Space.task(5, base=1, lower=-0.2),
 }
 TARGET = np.array([0.6, 0.3, 0.1, 0.0, 0.0, 0.0])
+#: two suites of 15 items for those that learn from items
+QUESTION = Question(
+    suites=tuple(
+        ItemSuite(name=name, form="choice", reference=np.arange(15) % 2 == 0) for name in "ab"
+    ),
+    axes=(Axis(metric="score", suite="a"), Axis(metric="churn", sign=1.0)),
+)
 Make = Callable[..., Searcher]
 
 
@@ -41,7 +57,9 @@ def space(request: pytest.FixtureRequest) -> Space:
 @pytest.fixture
 def make(method: str) -> Make:
     def make(space: Space = SPACES["affine"], seed: int = 3, **options: object) -> Searcher:
-        return make_searcher(method, space=space, objectives=2, seed=seed, options=options)
+        return make_searcher(
+            method, space=space, objectives=2, seed=seed, options=options, question=QUESTION
+        )
 
     return make
 
@@ -58,6 +76,8 @@ def judged(one: Suggestion) -> Observation:
         values=values if state == "complete" else None,
         violation=float(w[-1] - 0.3),
         state=state,  # type: ignore[arg-type]
+        signal=np.sin(np.arange(30) + 3 * w[0]).astype(np.float32),
+        changed=np.arange(30) % 3 == int(w[0] * GRID) % 3,
     )
 
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint format up bench clean
+.PHONY: help demo test lint format up bench bench-search clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ \t/' | expand -t 12
@@ -61,6 +61,12 @@ bench: .venv/.bench .venv/peers/.done  ## all benches, their results, and the ta
 	$(BIN)/python bench/loop.py --peers .venv/peers/bin/python $(SMALL) $(LARGE)
 	$(BIN)/python bench/ranks.py
 	$(BIN)/python bench/curves.py
+	$(BIN)/python bench/table.py
+
+# hours: whole searches, five of each searcher
+#   make bench-search POOL="--pool POOL --suites SUITES"
+bench-search: .venv/.bench  ## which searcher needs fewest evaluations, and the chart in docs/searchers.md
+	$(BIN)/python bench/search.py $(POOL)
 	$(BIN)/python bench/table.py
 
 clean:  ## remove the environment and caches (not what you trained or searched)

@@ -1,4 +1,4 @@
-"""Puts all results into docs/performance.md, and the cost curves into docs/img/cost_curves.svg.
+"""Puts all results into docs/performance.md, and the curves into charts in docs/img.
 
     python bench/table.py
 
@@ -15,6 +15,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/performance.md"
 CHART = ROOT / "docs/img/cost_curves.svg"
+SEARCHES = ROOT / "docs/img/search_curves.svg"
+#: colours that colour-blind readers can tell apart (Okabe & Ito), in the order of the results
+COLOURS = ("#999999", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#000000")
 START, END = "<!-- rows: made by bench/table.py -->", "<!-- end of rows -->"
 AXES = {
     "parents": "parents of a candidate (1M parameters each)",
@@ -38,6 +41,7 @@ def main() -> None:
     after = rest.split(END)[1]
     PAGE.write_text(f"{before}{START}\n\n{table(rows)}\n{END}{after}")
     draw(curves)
+    draw_searches({name: points for name, points in curves.items() if ": " in name})
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -70,6 +74,34 @@ def draw(curves: dict[str, list[dict[str, float]]]) -> None:
         panel.legend(frameon=False)
     CHART.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(CHART, metadata={"Date": None})
+
+
+def draw_searches(curves: dict[str, list[dict[str, float]]]) -> None:
+    """One panel a testbed: hypervolume against evaluations, as a share of the target."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    beds = list(dict.fromkeys(name.split(": ")[0] for name in curves))
+    methods = list(dict.fromkeys(name.split(": ")[1] for name in curves))
+    if not beds:
+        return
+    figure, panels = plt.subplots(
+        1, len(beds), figsize=(4.7 * len(beds), 4), layout="constrained", squeeze=False
+    )
+    for panel, bed in zip(panels[0], beds, strict=True):
+        for method, colour in zip(methods, COLOURS * 2, strict=False):
+            points = curves.get(f"{bed}: {method}", [])
+            wide = 2.2 if "surrogate" in method else 1.2
+            x, y = [p["x"] for p in points], [p["share"] for p in points]
+            panel.plot(x, y, color=colour, label=method, linewidth=wide)
+        panel.axhline(1.0, color="#000000", linestyle=":", linewidth=0.8)
+        panel.set(xlabel="evaluations after the baselines", title=bed, ylim=(0, None))
+        panel.grid(True, alpha=0.3)
+    panels[0][0].set_ylabel("hypervolume, share of the target")
+    panels[0][-1].legend(frameon=False, fontsize=8)
+    figure.savefig(SEARCHES, metadata={"Date": None})
 
 
 if __name__ == "__main__":

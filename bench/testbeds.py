@@ -209,7 +209,10 @@ def synthetic(seed: int = 0, parents: int = 12, suites: int = 3, items: int = 30
 class Stories:
     """A pool of checkpoints and choice suites through the real engine; use as a context."""
 
-    def __init__(self, pool: Path, suites: Path, *, reference: str = "deployed") -> None:
+    def __init__(
+        self, pool: Path, suites: Path, *, items: int, reference: str = "deployed"
+    ) -> None:
+        """`items`: at most so many of each suite, both splits together."""
         from services.checkpoints import read_checkpoint
         from services.suites import parse_suite
 
@@ -217,7 +220,8 @@ class Stories:
         self._heads = [read_checkpoint(folder, check_values=False) for folder in folders]
         self._reference = [folder.name for folder in folders].index(reference)
         files = sorted(suites.glob("*.jsonl"))
-        read = [parse_suite(file.stem, file.read_text(), where=file.name) for file in files]
+        cut = {f: "\n".join(f.read_text().strip().split("\n")[:items]) for f in files}
+        read = [parse_suite(file.stem, text, where=file.name) for file, text in cut.items()]
         self._suites = [suite for suite in read if suite.form == "choice"]
 
     def __enter__(self) -> Testbed:

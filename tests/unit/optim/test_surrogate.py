@@ -119,7 +119,7 @@ def test_a_forecast_of_certain_answers_is_what_would_be_measured(
     rng = np.random.default_rng(seed)
     sizes = (17, 30)
     old = [rng.integers(0, 4, n) for n in sizes]
-    new = [np.where(rng.random(n) < 0.5, o, rng.integers(0, 4, n)) for n, o in zip(sizes, old)]
+    new = [np.where(rng.random(len(o)) < 0.5, o, rng.integers(0, 4, len(o))) for o in old]
     tables = [
         [Predictions(form="choice", items="x", correct=a == 0, answer=a.astype("u8")) for a in side]
         for side in (old, new)
@@ -145,7 +145,7 @@ def test_a_forecast_of_certain_answers_is_what_would_be_measured(
         ),
     )  # fmt: skip
     right = np.concatenate([t.correct for t in tables[1]])[None].astype(float)
-    changed = np.concatenate([n != o for o, n in zip(old, new)])[None].astype(float)
+    changed = np.concatenate([n != o for o, n in zip(old, new, strict=True)])[None].astype(float)
     values, violation = forecast(question, right, changed)
     a = counts[0]
     scores = [t.score() for t in tables[1]]

@@ -110,7 +110,7 @@ class Space:
 
     @cached_property
     def basis(self) -> np.ndarray:
-        """float64 [size, dimension]: orthonormal columns that leave the sum of every row alone.
+        """float64 [n, n − 1]: orthonormal columns that leave the sum of a row alone.
 
         Helmert's contrasts, written out rather than decomposed, so that every machine has the
         same ones.
@@ -120,19 +120,24 @@ class Space:
             columns[:j, j - 1] = 1.0
             columns[j, j - 1] = -j
             columns[:, j - 1] /= math.sqrt(j * (j + 1))
-        return np.kron(np.eye(self.groups), columns)
+        return columns
 
     def repeated(self, weights: Sequence[float]) -> tuple[float, ...]:
         """[size]: one row [n] in every group, so the same combination of whole models."""
         return tuple(weights) * self.groups
 
     def embed(self, z: ArrayLike) -> np.ndarray:
-        """float64 [size], rows that sum to 1, for coordinates z [dimension]; not clipped."""
-        return self.centre + self.basis @ np.asarray(z, dtype=np.float64)
+        """float64 [..., size], rows that sum to 1, for coordinates z [..., dimension]; not
+        clipped."""
+        z_n = np.asarray(z, dtype=np.float64)
+        rows = z_n.reshape(*z_n.shape[:-1], self.groups, self.n - 1) @ self.basis.T
+        return self.centre + rows.reshape(*z_n.shape[:-1], self.size)
 
     def coordinates(self, w: ArrayLike) -> np.ndarray:
-        """float64 [dimension]: inverse of `embed`; what is off the hyperplanes is dropped."""
-        return self.basis.T @ (np.asarray(w, dtype=np.float64) - self.centre)
+        """float64 [..., dimension]: inverse of `embed`; what is off the hyperplanes is dropped."""
+        w_n = np.asarray(w, dtype=np.float64) - self.centre
+        rows = w_n.reshape(*w_n.shape[:-1], self.groups, self.n) @ self.basis
+        return rows.reshape(*w_n.shape[:-1], self.dimension)
 
     def contains(self, w: ArrayLike, tolerance: float = TOLERANCE) -> bool:
         """Whether w [size] lies in the set, each bound and sum to within `tolerance`."""
@@ -147,37 +152,37 @@ class Space:
         )
 
     def project(self, x: ArrayLike) -> np.ndarray:
-        """float64 [size]: the point of the set nearest to x [size] in Euclidean distance.
+        """float64 [..., size]: the points of the set nearest, by Euclid, to x [..., size].
 
         Raises ValueError for a wrong length or a value that is not finite.
         """
         x_n = np.asarray(x, dtype=np.float64)
-        if x_n.shape != (self.size,) or not np.isfinite(x_n).all():
+        if x_n.shape[-1:] != (self.size,) or not np.isfinite(x_n).all():
             raise ValueError(f"weights: needs {self.size} finite numbers, not {x_n.tolist()}")
-        rows = x_n.reshape(self.groups, self.n)
-        return np.concatenate([self._project_row(row) for row in rows])
+        return self._project_rows(x_n.reshape(-1, self.n)).reshape(x_n.shape)
 
-    def _project_row(self, x_n: np.ndarray) -> np.ndarray:
-        """clip(x − t, lower, upper) for the one t that makes the sum 1: the sum falls piecewise
-        linearly in t, with a knot where a weight meets a bound (Held, Wolfe & Crowder 1974 for
-        the simplex)."""
-        x_n = x_n - x_n.max()
-        knots = np.sort(np.concatenate([x_n - self.low, x_n - self.high]))
-        sums = np.clip(x_n - knots[:, None], self.low, self.high).sum(axis=1)
-        right = int(np.searchsorted(-sums, -1.0))
-        if right == 0 or sums[min(right, 2 * self.n - 1)] == 1.0:
-            t = knots[right]
-        elif right == 2 * self.n:
-            t = knots[-1]
-        else:
-            left = right - 1
-            share = (sums[left] - 1.0) / (sums[left] - sums[right])
-            t = knots[left] + share * (knots[right] - knots[left])
-        w_n = np.clip(x_n - t, self.low, self.high)
-        free = (w_n > self.low) & (w_n < self.high)
-        if free.any():  # a far x leaves rounding error in the sum
-            w_n[free] += (1.0 - w_n.sum()) / free.sum()
-        return np.clip(w_n, self.low, self.high)
+    def _project_rows(self, x: np.ndarray) -> np.ndarray:
+        """clip(x − t, lower, upper) of rows [r, n], for the one t a row that makes its sum 1: the
+        sum falls piecewise linearly in t, with a knot where a weight meets a bound (Held, Wolfe &
+        Crowder 1974 for the simplex)."""
+        x = x - x.max(axis=1, keepdims=True)
+        knots = np.concatenate([x - self.high, x - self.low], axis=1)
+        order = np.argsort(knots, axis=1, kind="stable")
+        knots = np.take_along_axis(knots, order, axis=1)
+        # a weight leaves its upper bound at its first knot and meets its lower one at its second
+        free = np.cumsum(np.where(order < self.n, 1, -1), axis=1)
+        falls = np.cumsum(free[:, :-1] * np.diff(knots, axis=1), axis=1)
+        sums = self.high.sum() - np.concatenate([np.zeros((len(x), 1)), falls], axis=1)
+        right = np.clip((sums > 1.0).sum(axis=1), 1, 2 * self.n - 1)[:, None]
+        at, before = (np.take_along_axis(knots, i, axis=1) for i in (right, right - 1))
+        low, high = (np.take_along_axis(sums, i, axis=1) for i in (right, right - 1))
+        fall = np.where(high > low, high - low, 1.0)
+        w = np.clip(
+            x - before - np.clip((high - 1.0) / fall, 0, 1) * (at - before), self.low, self.high
+        )
+        inside = (w > self.low) & (w < self.high)  # a far x leaves rounding error in the sum
+        missing = (1.0 - w.sum(axis=1)) / np.maximum(inside.sum(axis=1), 1)
+        return np.clip(np.where(inside, w + missing[:, None], w), self.low, self.high)
 
     def round(self, w: ArrayLike) -> tuple[float, ...]:
         """The grid point next to w, a point of the set: what is suggested, stored and published.
@@ -186,23 +191,28 @@ class Space:
         steps, the decimals of a row sum to 1 exactly, and differences in a machine's last bits
         vanish.
         """
-        rows = np.asarray(w, dtype=np.float64).reshape(self.groups, self.n) * GRID
-        return tuple((np.concatenate([self._round_row(row) for row in rows]) / GRID).tolist())
+        return self._round_all(np.asarray(w, dtype=np.float64))[0]
 
-    def _round_row(self, scaled: np.ndarray) -> np.ndarray:
+    def _round_all(self, w: np.ndarray) -> list[tuple[float, ...]]:
+        scaled = w.reshape(-1, self.n) * GRID
         low, high = self._grid_low, self._grid_high
         whole = np.clip(np.rint(scaled), low, high).astype(np.int64)
-        while missing := GRID - int(whole.sum()):
-            step = 1 if missing > 0 else -1
-            room = whole < high if step > 0 else whole > low
+        while (missing := GRID - whole.sum(axis=1, keepdims=True)).any():
+            step = np.sign(missing)
+            room = np.where(step > 0, whole < high, whole > low)
             error = np.where(room, step * (scaled - whole), -np.inf)
             # many ties (the uniform soup): the first parents take the remainder
-            whole[np.argsort(-error, kind="stable")[: min(abs(missing), int(room.sum()))]] += step
-        return whole
+            place = np.argsort(np.argsort(-error, axis=1, kind="stable"), axis=1, kind="stable")
+            whole += step * (room & (place < np.abs(missing)))
+        return [tuple(row) for row in (whole / GRID).reshape(-1, self.size).tolist()]
 
     def place(self, x: ArrayLike) -> tuple[float, ...]:
         """The grid point next to the point of the set that is nearest to x [size]."""
         return self.round(self.project(x))
+
+    def place_all(self, points: ArrayLike) -> list[tuple[float, ...]]:
+        """`place` of points [k, size], all at once."""
+        return self._round_all(self.project(points))
 
 
 def check_weights(space: Space, weights: Sequence[float], *, field: str) -> None:

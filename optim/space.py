@@ -110,7 +110,7 @@ class Space:
 
     @cached_property
     def basis(self) -> np.ndarray:
-        """float64 [size, dimension]: orthonormal columns that leave the sum of every row alone.
+        """float64 [n, n − 1]: orthonormal columns that leave the sum of a row alone.
 
         Helmert's contrasts, written out rather than decomposed, so that every machine has the
         same ones.
@@ -120,7 +120,7 @@ class Space:
             columns[:j, j - 1] = 1.0
             columns[j, j - 1] = -j
             columns[:, j - 1] /= math.sqrt(j * (j + 1))
-        return np.kron(np.eye(self.groups), columns)
+        return columns
 
     def repeated(self, weights: Sequence[float]) -> tuple[float, ...]:
         """[size]: one row [n] in every group, so the same combination of whole models."""
@@ -129,11 +129,15 @@ class Space:
     def embed(self, z: ArrayLike) -> np.ndarray:
         """float64 [..., size], rows that sum to 1, for coordinates z [..., dimension]; not
         clipped."""
-        return self.centre + np.asarray(z, dtype=np.float64) @ self.basis.T
+        z_n = np.asarray(z, dtype=np.float64)
+        rows = z_n.reshape(*z_n.shape[:-1], self.groups, self.n - 1) @ self.basis.T
+        return self.centre + rows.reshape(*z_n.shape[:-1], self.size)
 
     def coordinates(self, w: ArrayLike) -> np.ndarray:
         """float64 [..., dimension]: inverse of `embed`; what is off the hyperplanes is dropped."""
-        return (np.asarray(w, dtype=np.float64) - self.centre) @ self.basis
+        w_n = np.asarray(w, dtype=np.float64) - self.centre
+        rows = w_n.reshape(*w_n.shape[:-1], self.groups, self.n) @ self.basis
+        return rows.reshape(*w_n.shape[:-1], self.dimension)
 
     def contains(self, w: ArrayLike, tolerance: float = TOLERANCE) -> bool:
         """Whether w [size] lies in the set, each bound and sum to within `tolerance`."""
@@ -148,33 +152,37 @@ class Space:
         )
 
     def project(self, x: ArrayLike) -> np.ndarray:
-        """float64 [..., size]: the points of the set nearest to x [..., size] (Euclidean).
+        """float64 [..., size]: the points of the set nearest, by Euclid, to x [..., size].
 
-        Each row is clip(x − t, lower, upper) for the one t that makes its sum 1: the sum falls
-        piecewise linearly in t, with a knot where a weight meets a bound (Held, Wolfe & Crowder
-        1974 for the simplex). Raises ValueError for a wrong length or a value that is not finite.
+        Raises ValueError for a wrong length or a value that is not finite.
         """
-        given = np.asarray(x, dtype=np.float64)
-        if given.shape[-1:] != (self.size,) or not np.isfinite(given).all():
-            raise ValueError(f"weights: needs {self.size} finite numbers, not {given.tolist()}")
-        rows = given.reshape(-1, self.n)
-        rows = rows - rows.max(axis=1, keepdims=True)
-        knots = np.sort(np.concatenate([rows - self.low, rows - self.high], axis=1), axis=1)
-        shifted = rows[:, None, :] - knots[:, :, None]
-        sums = np.clip(shifted, self.low, self.high).sum(axis=2)
-        # the first knot at which the sum is no more than 1, and the one before it
-        right = np.clip((sums > 1.0).sum(axis=1), 1, 2 * self.n - 1)
-        each = np.arange(len(rows))
-        ends = sums[each, right - 1], sums[each, right]
-        fall = ends[0] - ends[1]
-        share = np.divide(ends[0] - 1.0, fall, out=np.zeros(len(rows)), where=fall != 0)
-        left, width = knots[each, right - 1], knots[each, right] - knots[each, right - 1]
-        t = left + np.clip(share, 0.0, 1.0) * width
-        w = np.clip(rows - t[:, None], self.low, self.high)
-        free = (w > self.low) & (w < self.high)
-        # a far x leaves rounding error in the sum
-        error = (1.0 - w.sum(axis=1, keepdims=True)) / np.maximum(free.sum(axis=1), 1)[:, None]
-        return np.clip(np.where(free, w + error, w), self.low, self.high).reshape(given.shape)
+        x_n = np.asarray(x, dtype=np.float64)
+        if x_n.shape[-1:] != (self.size,) or not np.isfinite(x_n).all():
+            raise ValueError(f"weights: needs {self.size} finite numbers, not {x_n.tolist()}")
+        return self._project_rows(x_n.reshape(-1, self.n)).reshape(x_n.shape)
+
+    def _project_rows(self, x: np.ndarray) -> np.ndarray:
+        """clip(x − t, lower, upper) of rows [r, n], for the one t a row that makes its sum 1: the
+        sum falls piecewise linearly in t, with a knot where a weight meets a bound (Held, Wolfe &
+        Crowder 1974 for the simplex)."""
+        x = x - x.max(axis=1, keepdims=True)
+        knots = np.concatenate([x - self.high, x - self.low], axis=1)
+        order = np.argsort(knots, axis=1, kind="stable")
+        knots = np.take_along_axis(knots, order, axis=1)
+        # a weight leaves its upper bound at its first knot and meets its lower one at its second
+        free = np.cumsum(np.where(order < self.n, 1, -1), axis=1)
+        falls = np.cumsum(free[:, :-1] * np.diff(knots, axis=1), axis=1)
+        sums = self.high.sum() - np.concatenate([np.zeros((len(x), 1)), falls], axis=1)
+        right = np.clip((sums > 1.0).sum(axis=1), 1, 2 * self.n - 1)[:, None]
+        at, before = (np.take_along_axis(knots, i, axis=1) for i in (right, right - 1))
+        low, high = (np.take_along_axis(sums, i, axis=1) for i in (right, right - 1))
+        fall = np.where(high > low, high - low, 1.0)
+        w = np.clip(
+            x - before - np.clip((high - 1.0) / fall, 0, 1) * (at - before), self.low, self.high
+        )
+        inside = (w > self.low) & (w < self.high)  # a far x leaves rounding error in the sum
+        missing = (1.0 - w.sum(axis=1)) / np.maximum(inside.sum(axis=1), 1)
+        return np.clip(np.where(inside, w + missing[:, None], w), self.low, self.high)
 
     def round(self, w: ArrayLike) -> tuple[float, ...]:
         """The grid point next to w, a point of the set: what is suggested, stored and published.
@@ -183,23 +191,28 @@ class Space:
         steps, the decimals of a row sum to 1 exactly, and differences in a machine's last bits
         vanish.
         """
-        rows = np.asarray(w, dtype=np.float64).reshape(self.groups, self.n) * GRID
-        return tuple((np.concatenate([self._round_row(row) for row in rows]) / GRID).tolist())
+        return self._round_all(np.asarray(w, dtype=np.float64))[0]
 
-    def _round_row(self, scaled: np.ndarray) -> np.ndarray:
+    def _round_all(self, w: np.ndarray) -> list[tuple[float, ...]]:
+        scaled = w.reshape(-1, self.n) * GRID
         low, high = self._grid_low, self._grid_high
         whole = np.clip(np.rint(scaled), low, high).astype(np.int64)
-        while missing := GRID - int(whole.sum()):
-            step = 1 if missing > 0 else -1
-            room = whole < high if step > 0 else whole > low
+        while (missing := GRID - whole.sum(axis=1, keepdims=True)).any():
+            step = np.sign(missing)
+            room = np.where(step > 0, whole < high, whole > low)
             error = np.where(room, step * (scaled - whole), -np.inf)
             # many ties (the uniform soup): the first parents take the remainder
-            whole[np.argsort(-error, kind="stable")[: min(abs(missing), int(room.sum()))]] += step
-        return whole
+            place = np.argsort(np.argsort(-error, axis=1, kind="stable"), axis=1, kind="stable")
+            whole += step * (room & (place < np.abs(missing)))
+        return [tuple(row) for row in (whole / GRID).reshape(-1, self.size).tolist()]
 
     def place(self, x: ArrayLike) -> tuple[float, ...]:
         """The grid point next to the point of the set that is nearest to x [size]."""
         return self.round(self.project(x))
+
+    def place_all(self, points: ArrayLike) -> list[tuple[float, ...]]:
+        """`place` of points [k, size], all at once."""
+        return self._round_all(self.project(points))
 
 
 def check_weights(space: Space, weights: Sequence[float], *, field: str) -> None:

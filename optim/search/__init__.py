@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optim.search.base import Observation, Searcher, Suggestion, quality
+from optim.search.bayes import Gp, Tpe
 from optim.search.cmaes import CmaEs
-from optim.search.nsga import NsgaII
+from optim.search.nsga import NsgaII, NsgaIII
 from optim.search.options import Option
 from optim.search.question import Axis, Bound, ItemSuite, Question
 from optim.search.random import RandomSearch
@@ -31,7 +32,16 @@ __all__ = [
 #: name -> class; `.summary` and `.options` of a class say what a form shows
 METHODS: dict[str, type[Searcher]] = {
     method.name: method
-    for method in (MarginSurrogate, MetricSurrogate, CmaEs, NsgaII, RandomSearch)
+    for method in (
+        MarginSurrogate,
+        MetricSurrogate,
+        CmaEs,
+        NsgaII,
+        NsgaIII,
+        Tpe,
+        Gp,
+        RandomSearch,
+    )
 }
 
 

@@ -11,7 +11,8 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -63,8 +64,8 @@ class Searcher(ABC):
       return the same suggestions; so a study rebuilt from its rows goes on as if uninterrupted;
     - a suggestion depends on finished generations only: while the last trials of one are pending
       `ask` returns [] (random search is one endless generation and never waits);
-    - every suggestion is a point of the space; no slot is returned that is among the
-      observations;
+    - every suggestion is a point of the space, and none whose result is `known`; no slot is
+      returned that is among the observations;
     - a failed trial is the worst of its generation, never an error.
     """
 
@@ -98,10 +99,28 @@ class Searcher(ABC):
         self.space, self.objectives, self.seed = space, objectives, seed
         self.question, self.known = question, tuple(known)
         self.settings = read_options(self.name, self.options, options or {})
+        for row in self.known:
+            where = f"known {row.slot!r}"
+            if row.state != "complete" or len(row.weights) != space.size:
+                raise ValueError(f"{where}: is no complete result of {space.size} weights")
+            self._check_result(row, where)
+
+    @cached_property
+    def within(self) -> tuple[Observation, ...]:
+        """What is known of points of this space, moved to its grid."""
+        inside = [row for row in self.known if self.space.contains(row.weights, tolerance=1e-6)]
+        return tuple(replace(row, weights=self.space.place(row.weights)) for row in inside)
+
+    @cached_property
+    def taken(self) -> frozenset[tuple[float, ...]]:
+        """Weights whose results are known, so that suggesting them would teach nothing."""
+        return frozenset(row.weights for row in self.within)
 
     @abstractmethod
     def ask(self, observations: Sequence[Observation], k: int) -> list[Suggestion]:
         """Up to k suggestions that are not among the observations; [] while it has to wait.
+
+        [] although nothing is pending: there is nothing more to suggest, the search is over.
 
         `observations` are all trials this searcher has suggested so far, finished or not, in any
         order; baselines are not among them. Raises ValueError naming the field of an observation
@@ -143,7 +162,7 @@ class Generational(Searcher, Generic[Learnt]):
             slots = [slot_name(generation, i) for i in range(self._size(learnt))]
             found = [rows[slot] for slot in slots if slot in rows]
             unknown.difference_update(slots)
-            if len(found) == len(slots) and all(row.state != "pending" for row in found):
+            if slots and len(found) == len(slots) and all(row.state != "pending" for row in found):
                 learnt = self._learn(learnt, generation, found)
                 continue
             if unknown:
@@ -160,7 +179,7 @@ class Generational(Searcher, Generic[Learnt]):
 
     @abstractmethod
     def _size(self, learnt: Learnt) -> int:
-        """How many trials the coming generation has."""
+        """How many trials the coming generation has; 0 when the search is over."""
 
     @abstractmethod
     def _propose(self, learnt: Learnt, generation: int) -> list[tuple[float, ...]]:

@@ -1,134 +1,169 @@
-"""NSGA-II on the objectives themselves: looks for the whole front rather than one best mean.
-
-Optuna is used as a library only: for each generation an in-memory study is filled with the rows
-of earlier ones and asked for children. It must never be asked for a result of its own.
+"""NSGA-II and NSGA-III on the objectives themselves: they look for the whole front rather than one
+best mean. Both breed alike and differ in who survives a generation.
 """
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
+from optim.pareto import finalists, ranks
 from optim.search.base import Generational, Observation
+from optim.search.directions import directions
 from optim.search.options import Option
-from optim.search.start import START, better_half
+from optim.search.start import START, Weights, best_first, better_half, fresh, mixtures
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.study import Study
-
-#: children may be bred this share of the box's width outside it, before they are projected
+#: mutations may lead this share of the box's width outside it, before they are projected
 MARGIN = 0.25
-#: tries for a child that nobody has evaluated yet
-FRESH_TRIES = 20
-#: violation of a failed trial: worse than any measured one
-FAILED_VIOLATION = 1e30
+#: share of children with two parents; the others are mutations of one
+CROSSED = 0.9
+#: how far beyond its parents a child may lie, as a share of their distance (BLX-α)
+BLEND = 0.5
 
 
-class NsgaII(Generational[list[list[Observation]]]):
-    """Non-dominated sorting genetic algorithm II (Deb et al. 2002), Optuna's sampler.
+@dataclass(frozen=True)
+class _Herd:
+    """Who may breed, and everything that was ever evaluated."""
+
+    parents: tuple[Observation, ...]
+    #: smaller wins a tournament; one per parent
+    merits: tuple[int, ...]
+    seen: frozenset[Weights]
+
+
+class _Nsga(Generational[_Herd]):
+    """What both have in common.
 
     - Individuals are the weights themselves, as evaluated; a child is projected onto the space.
-    - Constraint domination: feasible before infeasible, infeasible ones by violation, failed
-      trials last.
-    - BLX-α crossover, mutation by drawing one weight in n anew, population 16.
-    - The first generation mixes three random ones of the better half of the `start` points, else
-      it is uniform on the simplex.
-    - A child whose weights were seen before is bred again: evaluating it would tell nothing.
-
-    Measured on the synthetic pools of `CmaEs` at 120 evaluations, as the true hypervolume of the
-    front: on the simplex .082, CMA-ES .078, random search .073, the baselines alone .067; in the
-    affine box CMA-ES does better even here (.138 against .103), so prefer it there. Uniform, SBX
-    and BLX-α crossover came within .002 of each other; polynomial mutation lost .003 to .009.
+    - Constraint domination: feasible before infeasible, infeasible ones by violation; failed
+      trials never breed.
+    - Parents by binary tournaments; BLX-α crossover (Eshelman & Schaffer 1993), mutation by
+      drawing one weight of a child anew.
+    - The first generation mixes three random ones of the better half of the `start` points, or
+      of what is known, else it is uniform on the simplex. What is known may survive it.
+    - A child whose weights were seen before is bred again.
     """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        points = self.settings["start"] or best_first(self.within)
+        self._pool = better_half(self.space, points)
+
+    def _begin(self) -> _Herd:
+        return self._selected(self.within, self.taken)
+
+    def _size(self, learnt: _Herd) -> int:
+        return int(self.settings["population"])
+
+    def _learn(self, learnt: _Herd, generation: int, rows: list[Observation]) -> _Herd:
+        return self._selected([*learnt.parents, *rows], learnt.seen | {row.weights for row in rows})
+
+    def _selected(self, rows: Sequence[Observation], seen: frozenset[Weights]) -> _Herd:
+        told = [row for row in rows if row.values is not None]
+        chosen, merits = self._survivors(told)
+        return _Herd(tuple(told[i] for i in chosen), tuple(merits), seen)
+
+    @abstractmethod
+    def _survivors(self, rows: Sequence[Observation]) -> tuple[list[int], list[int]]:
+        """Indices of at most `population` rows that live on, and how they fare in tournaments."""
+
+    def _propose(self, learnt: _Herd, generation: int) -> list[Weights]:
+        rng = np.random.default_rng([self.seed, generation])
+
+        def draw(count: int) -> list[Weights]:
+            if generation == 0 or len(learnt.parents) < 2:
+                return mixtures(self.space, self._pool, rng, count)
+            return self._children(learnt, rng, count)
+
+        return fresh(self.space, self._size(learnt), learnt.seen, draw, rng)
+
+    def _children(self, herd: _Herd, rng: np.random.Generator, count: int) -> list[Weights]:
+        space = self.space
+        parents, merits = np.array([row.weights for row in herd.parents]), np.array(herd.merits)
+        rivals = rng.integers(len(parents), size=(2, count, 2))
+        won = np.where(merits[rivals[0]] <= merits[rivals[1]], rivals[0], rivals[1])
+        mother, father = parents[won[:, 0]], parents[won[:, 1]]
+        reach = BLEND * np.abs(mother - father)
+        low, high = np.minimum(mother, father) - reach, np.maximum(mother, father) + reach
+        blended = low + rng.random(low.shape) * (high - low)
+        child = np.where(rng.random((count, 1)) < CROSSED, blended, mother)
+        margin = MARGIN * (space.high - space.low)
+        bounds = np.tile([space.low - margin, space.high + margin], space.groups)
+        anew = bounds[0] + rng.random(child.shape) * (bounds[1] - bounds[0])
+        return space.place_all(np.where(rng.random(child.shape) < 1 / space.size, anew, child))
+
+
+def _population(doc: str) -> Option:
+    return Option(name="population", doc=doc, kind="integer", default=16, minimum=4)
+
+
+class NsgaII(_Nsga):
+    """Non-dominated sorting genetic algorithm II (Deb et al. 2002): lonely ones survive."""
 
     name: ClassVar[str] = "nsga-ii"
     summary: ClassVar[str] = "breeds a front of trade-offs between the objectives"
     options: ClassVar[tuple[Option, ...]] = (
-        Option(
-            name="population",
-            doc="trials in a generation, and parents that survive it",
-            kind="integer",
-            default=16,
-            minimum=4,
-        ),
+        _population("trials in a generation, and parents that survive it"),
         START,
     )
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._pool = better_half(self.space, self.settings["start"])
+    def _survivors(self, rows: Sequence[Observation]) -> tuple[list[int], list[int]]:
+        values, violations = [row.values for row in rows], [row.violation for row in rows]
+        chosen = finalists(values, violations, self.settings["population"])
+        return chosen, list(range(len(chosen)))
 
-    def _begin(self) -> list[list[Observation]]:
-        return []
 
-    def _size(self, learnt: list[list[Observation]]) -> int:
-        return int(self.settings["population"])
+class NsgaIII(_Nsga):
+    """NSGA-III (Deb & Jain 2014): of the last front to survive, those in empty niches do.
 
-    def _learn(
-        self, learnt: list[list[Observation]], generation: int, rows: list[Observation]
-    ) -> list[list[Observation]]:
-        return [*learnt, rows]
+    A niche is one direction of the simplex lattice; there are as many as the population has room
+    for. Values are scaled by the best and the worst on the first front, and where the paper draws
+    a member of a niche by lot, the one nearest to its direction is taken.
+    """
 
-    def _propose(self, learnt: list[list[Observation]], generation: int) -> list[tuple[float, ...]]:
-        rng = np.random.default_rng([self.seed, generation])
-        if generation == 0:
-            return [self._mixture(rng) for _ in range(self._size(learnt))]
-        study, space = self._study(learnt, seed=int(rng.integers(2**32)))
-        seen = {row.weights for rows in learnt for row in rows}
-        children: list[tuple[float, ...]] = []
-        for _ in range(self._size(learnt)):
-            for _ in range(FRESH_TRIES):
-                params = study.ask(space).params
-                child = self.space.place([params[name] for name in space])
-                if child not in seen:
-                    break
-            seen.add(child)
-            children.append(child)
-        return children
+    name: ClassVar[str] = "nsga-iii"
+    summary: ClassVar[str] = "breeds a front spread over directions: for four objectives and more"
+    options: ClassVar[tuple[Option, ...]] = (
+        _population("trials in a generation, parents that survive it, and at most so many niches"),
+        START,
+    )
 
-    def _mixture(self, rng: np.random.Generator) -> tuple[float, ...]:
-        if len(self._pool) == 0:
-            return self.space.place(rng.dirichlet(np.ones(self.space.n), self.space.groups).ravel())
-        chosen = rng.choice(len(self._pool), size=min(3, len(self._pool)), replace=False)
-        return self.space.place(rng.dirichlet(np.ones(len(chosen))) @ self._pool[chosen])
+    def _survivors(self, rows: Sequence[Observation]) -> tuple[list[int], list[int]]:
+        violations = [row.violation for row in rows]
+        found = [r or 0 for r in ranks([row.values for row in rows], violations)]
+        chosen: list[int] = []
+        for rank in sorted(set(found)):
+            members = [i for i, r in enumerate(found) if r == rank]
+            room = self.settings["population"] - len(chosen)
+            if len(members) > room and violations[members[0]] <= 0:
+                points = np.array([rows[i].values for i in [*chosen, *members]])
+                best = points[: found.count(1)]
+                members = [members[i] for i in self._niched(points, best, len(chosen), room)]
+            chosen += members[:room]
+        return chosen, [found[i] for i in chosen]
 
-    def _study(
-        self, learnt: list[list[Observation]], *, seed: int
-    ) -> tuple[Study, dict[str, BaseDistribution]]:
-        """An in-memory study holding the rows, about to breed the next generation."""
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            crossover = optuna.samplers.nsgaii.BLXAlphaCrossover()
-        sampler = optuna.samplers.NSGAIISampler(
-            population_size=self.settings["population"], crossover=crossover, seed=seed
-        )
-        # otherwise Optuna takes added trials for members of no generation
-        key = sampler._get_generation_key()
-        margin = MARGIN * (self.space.high - self.space.low)
-        bounds = [self.space.low - margin, self.space.high + margin]
-        low, high = (np.tile(bound, self.space.groups).tolist() for bound in bounds)
-        space: dict[str, BaseDistribution] = {
-            f"w{i:04d}": optuna.distributions.FloatDistribution(low[i], high[i])
-            for i in range(self.space.size)
-        }
-        study = optuna.create_study(directions=["minimize"] * self.objectives, sampler=sampler)
-        study.add_trials(
-            optuna.trial.create_trial(
-                params=dict(zip(space, row.weights, strict=True)),
-                distributions=space,
-                values=list(row.values or [0.0] * self.objectives),
-                constraints={
-                    "violation": FAILED_VIOLATION if row.state == "failed" else row.violation
-                },
-                system_attrs={key: generation},
-            )
-            for generation, rows in enumerate(learnt)
-            for row in rows
-        )
-        return study, space
+    def _niched(self, points: np.ndarray, best: np.ndarray, kept: int, room: int) -> list[int]:
+        """Which `room` of the points behind the first `kept` fill the emptiest niches; `best`:
+        the first front."""
+        rays = directions(self.objectives, self.settings["population"])
+        rays = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        low = best.min(axis=0)
+        width = best.max(axis=0) - low
+        scaled = (points - low) / np.where(width > 0, width, 1.0)
+        along = scaled @ rays.T
+        off = np.sqrt(np.maximum((scaled**2).sum(axis=1, keepdims=True) - along**2, 0.0))
+        niche, distance = off.argmin(axis=1), off.min(axis=1)
+        crowd = np.bincount(niche[:kept], minlength=len(rays)).astype(np.float64)
+        left = sorted(range(kept, len(points)), key=lambda i: (distance[i], i))
+        chosen: list[int] = []
+        while len(chosen) < room:
+            emptiest = min({int(niche[i]) for i in left}, key=lambda j: (crowd[j], j))
+            member = next(i for i in left if niche[i] == emptiest)
+            left.remove(member)
+            crowd[emptiest] += 1
+            chosen.append(member - kept)
+        return chosen

@@ -46,22 +46,37 @@ class RandomSearch(Searcher):
         open_slots = [i for i, slot in enumerate(slots) if slot not in rows][: max(k, 0)]
         if not open_slots:
             return []
-        points = self._points(open_slots[-1] + 1)
-        return [Suggestion(slots[i], self._place(points[i])) for i in open_slots]
+        return [
+            Suggestion(slots[i], weights)
+            for i, weights in zip(open_slots, self._weights(open_slots), strict=True)
+        ]
 
-    def _points(self, count: int) -> np.ndarray:
-        """float64 [>= count, size]: the sequence's first points, every row on the simplex."""
-        from scipy.special import gammaincinv
+    def _weights(self, slots: list[int]) -> list[tuple[float, ...]]:
+        """The points of these numbers, counted without those whose result is known."""
+        if not self.taken:
+            return self._place(self._shares(max(slots) + 1)[slots])
+        for extra in (len(self.taken), 2 * len(self.taken)):
+            every = self._place(self._shares(max(slots) + 1 + extra))
+            found = [weights for weights in every if weights not in self.taken]
+            if len(found) > max(slots):
+                return [found[i] for i in slots]
+        # a space with hardly a point left repeats itself
+        return [every[i] for i in slots]
+
+    def _shares(self, count: int) -> np.ndarray:
+        """float64 [count, size]: the sequence's first points, uniform on the cube."""
         from scipy.stats.qmc import Sobol
 
-        size, n = self.space.size, self.space.n
-        shift = np.random.default_rng(self.seed).random(size)
-        sobol = Sobol(size, scramble=False).random_base2((count - 1).bit_length())
-        mass = gammaincinv(self.settings["concentration"], (sobol + shift) % 1.0)
-        rows = mass.reshape(len(mass), self.space.groups, n)
-        return (rows / rows.sum(axis=2, keepdims=True)).reshape(len(mass), size)
+        shift = np.random.default_rng(self.seed).random(self.space.size)
+        sobol = Sobol(self.space.size, scramble=False).random_base2((count - 1).bit_length())
+        return (sobol[:count] + shift) % 1.0
 
-    def _place(self, point: np.ndarray) -> tuple[float, ...]:
-        """A point of {w >= lower, Σ w = 1} for one of the simplex, moved below `upper`."""
-        low = np.tile(self.space.low, self.space.groups)
-        return self.space.place(low + (1 - self.space.low.sum()) * point)
+    def _place(self, shares: np.ndarray) -> list[tuple[float, ...]]:
+        """Points of {w >= lower, Σ w = 1} for shares [k, size], moved below `upper`."""
+        from scipy.special import gammaincinv
+
+        space = self.space
+        mass = gammaincinv(self.settings["concentration"], shares)
+        rows = mass.reshape(-1, space.n)
+        simplex = (rows / rows.sum(axis=1, keepdims=True)).reshape(shares.shape)
+        return space.place_all(np.tile(space.low, space.groups) + (1 - space.low.sum()) * simplex)

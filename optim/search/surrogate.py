@@ -109,7 +109,7 @@ class Surrogate(Generational[list[Observation]]):
             for _ in range(FRESH_TRIES):
                 mean = best[int(rng.integers(len(best)))] if best else self._mean
                 step = rng.normal(0, STEP, size=self.space.dimension)
-                weights = self.space.place(mean + self.space.basis @ step)
+                weights = self.space.place(self.space.embed(self.space.coordinates(mean) + step))
                 if weights not in seen:
                     break
             seen.add(weights)

@@ -14,6 +14,7 @@ from optim.recipe import Recipe
 from services import outbox
 from services.db import Connection, Database, row, rows
 from services.studies import finals
+from services.studies.evidence import gather
 from services.studies.propose import Candidate, next_candidates, search_is_over
 from services.studies.record import Split, Study, Trial, load_study, load_trials, lock_study
 from services.studies.tell import tell
@@ -45,16 +46,18 @@ def _search(connection: Connection, study: Study) -> bool:
     trials = load_trials(connection, study.id, "search")
     if _lost_reference(connection, study, trials, "search"):
         return False
-    out_of_time = _out_of_time(connection, study)
-    if search_is_over(study, trials, out_of_time=out_of_time):
+    room = study.spec.search.parallelism - sum(not t.closed for t in trials)
+    if room < 1:
+        return False
+    known = gather(connection, study, trials)
+    closing = _out_of_time(connection, study)
+    if search_is_over(study, trials, evidence=known, closing=closing):
         rows(connection, "studies.set_phase", study=study.id, phase="validation")
         rows(connection, "studies.event", study=study.id, text="search over; validating")
         finals.queue_validation(connection, study, trials)
         return True
-    room = study.spec.search.parallelism - sum(not t.closed for t in trials)
-    if room > 0:
-        found = next_candidates(study, trials, room, closing=out_of_time)
-        _insert(connection, study, trials, found)
+    found = next_candidates(study, trials, room, evidence=known, closing=closing)
+    _insert(connection, study, trials, found)
     return False
 
 

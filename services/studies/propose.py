@@ -1,19 +1,24 @@
 """What to evaluate next in the search phase: the named baselines first, then the searcher.
 
-A pure function of the study and its trials on the search split; it never sees another split. A
-study continued after a crash therefore makes the suggestions of one that never stopped.
+A pure function of the study, its trials on the search split and the evidence of these; it never
+sees another split. A study continued after a crash therefore makes the suggestions of one that
+never stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optim.search import METHODS, Observation, Searcher, make_searcher, quality
+from optim.search.base import State
 from optim.search.baselines import greedy_next, greedy_order, single_weights, uniform
 from optim.space import Space
 from services.studies.record import Study, Trial
+
+if TYPE_CHECKING:
+    from services.studies.evidence import Evidence
 
 BASELINES = ("reference", "single", "uniform")
 
@@ -60,7 +65,12 @@ def merit(study: Study, trial: Trial) -> float:
 
 
 def next_candidates(
-    study: Study, trials: Sequence[Trial], room: int, *, closing: bool = False
+    study: Study,
+    trials: Sequence[Trial],
+    room: int,
+    *,
+    evidence: Evidence,
+    closing: bool = False,
 ) -> list[Candidate]:
     """Up to `room` candidates not asked before; `closing` asks the searcher for no more."""
     by_slot = {trial.slot: trial for trial in trials}
@@ -73,25 +83,27 @@ def next_candidates(
     asked = sum(trial.role == "search" for trial in trials)
     left = min(room - len(found), study.spec.budget.trials - asked)
     if left > 0 and not closing:
-        found += _searched(study, trials, left)
+        found += _searched(study, trials, evidence, left)
     return found
 
 
-def search_is_over(study: Study, trials: Sequence[Trial], *, out_of_time: bool) -> bool:
+def search_is_over(
+    study: Study, trials: Sequence[Trial], *, evidence: Evidence, closing: bool
+) -> bool:
     """Everything asked is closed and nothing more would be asked."""
     if not all(trial.closed for trial in trials):
         return False
-    return not next_candidates(study, trials, 1, closing=out_of_time)
+    return not next_candidates(study, trials, 1, evidence=evidence, closing=closing)
 
 
 def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
     """The next step of the greedy soup, once the last one has been told."""
     singles = [by_slot[f"single.{name}"] for name in study.pool.names]
-    order = greedy_order([quality(_observation(study, trial)) for trial in singles])
+    order = greedy_order([quality(observation(study, trial)) for trial in singles])
     if singles[order[0]].objectives is None:
         return []
     results = {
-        trial.weights: quality(_observation(study, trial))
+        trial.weights: quality(observation(study, trial))
         for trial in by_slot.values()
         if trial.role != "search" and trial.closed
     }
@@ -110,45 +122,48 @@ def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
     ]
 
 
-def searcher_of(study: Study, trials: Sequence[Trial]) -> Searcher:
-    """The study's searcher; where it can, it starts from the baselines, best first."""
+def searcher_of(study: Study, trials: Sequence[Trial], evidence: Evidence) -> Searcher:
+    """The study's searcher; it knows the baselines and, where it can, starts from them."""
     search = study.spec.search
     lower, upper = search.box
+    told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
     options: dict[str, Any] = dict(search.options)
     if any(option.name == "start" for option in METHODS[search.method].options):
-        told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
-        told.sort(key=lambda t: (max(t.violation or 0.0, 0.0), -merit(study, t), t.number))
-        options.setdefault("start", [list(t.weights) for t in told])
+        best = sorted(told, key=lambda t: (max(t.violation or 0, 0.0), -merit(study, t), t.number))
+        options.setdefault("start", [list(t.weights) for t in best])
     return make_searcher(
         search.method,
         space=Space(len(study.pool.members), lower, upper),
         objectives=study.axes,
         seed=search.seed,
         options=options,
+        question=evidence.question,
+        known=[observation(study, t, evidence) for t in told],
     )
 
 
-def _searched(study: Study, trials: Sequence[Trial], count: int) -> list[Candidate]:
-    observations = [_observation(study, trial) for trial in trials if trial.role == "search"]
+def _searched(
+    study: Study, trials: Sequence[Trial], evidence: Evidence, count: int
+) -> list[Candidate]:
+    observations = [observation(study, t, evidence) for t in trials if t.role == "search"]
     return [
         Candidate(role="search", slot=s.slot, label=s.slot, weights=s.weights)
-        for s in searcher_of(study, trials).ask(observations, count)
+        for s in searcher_of(study, trials, evidence).ask(observations, count)
     ]
 
 
-def _observation(study: Study, trial: Trial) -> Observation:
-    if trial.objectives is not None:
-        return Observation(
-            slot=trial.slot,
-            weights=trial.weights,
-            values=minimised(study, trial.objectives),
-            violation=trial.violation or 0.0,
-            state="complete",
-        )
+def observation(study: Study, trial: Trial, evidence: Evidence | None = None) -> Observation:
+    """A trial as searchers see it, with what it answered where the evidence has that."""
+    if trial.objectives is None:
+        state: State = "failed" if trial.closed else "pending"
+        return Observation(slot=trial.slot, weights=trial.weights, state=state)
+    answers = None if evidence is None else evidence.answers.get(trial.id)
     return Observation(
         slot=trial.slot,
         weights=trial.weights,
-        values=None,
-        violation=0.0,
-        state="failed" if trial.closed else "pending",
+        values=minimised(study, trial.objectives),
+        violation=trial.violation or 0.0,
+        state="complete",
+        signal=None if answers is None else answers[0],
+        changed=None if answers is None else answers[1],
     )

@@ -99,6 +99,13 @@ INSERT INTO evaluation (trial_id, split) VALUES (%(trial)s, %(split)s) RETURNING
 SELECT p.* FROM prediction p
 WHERE p.trial_id = %(trial)s AND p.split = %(split)s
 
+-- name: answers
+-- What metrics of many trials are made of. The search split only: searchers see no other.
+SELECT p.trial_id, p.suite_id, p.n, p.items_digest, p.correct, p.answer, p.margin, p.nll, p.tokens
+FROM prediction p
+WHERE p.trial_id = ANY(%(trials)s) AND p.suite_id = ANY(%(suites)s) AND p.split = 'search'
+ORDER BY p.trial_id, p.suite_id
+
 -- name: tell
 -- Written once: a second telling finds no row.
 UPDATE evaluation

@@ -1,0 +1,118 @@
+"""What a study knows beside the objectives of its trials, for searchers that can use it.
+
+The question in terms of single items, and what every complete trial answered. Reads stored
+predictions of the search split alone: nothing of validation or test ever comes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from optim.predictions import Predictions
+from optim.search import METHODS, Axis, Bound, ItemSuite, Question
+from services.db import Connection, query
+from services.predictions import unpack
+from services.studies.propose import BASELINES
+from services.studies.record import Study, Trial
+from services.studies.tell import constrained
+
+#: `Observation.signal` and `Observation.changed` of one trial
+Answers = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """What a searcher is given beside its own trials' weights and objectives."""
+
+    #: set only for methods that learn from items
+    question: Question | None = None
+    #: by trial id, of the complete trials; empty like `question`
+    answers: Mapping[int, Answers] = field(default_factory=dict)
+
+
+def gather(connection: Connection, study: Study, trials: Sequence[Trial]) -> Evidence:
+    """The evidence of a study whose baselines are closed; empty before, and for methods that do
+    not learn from items. `trials` are those of the search split."""
+    base = [t for t in trials if t.role in BASELINES]
+    reference = next((t for t in base if t.role == "reference"), None)
+    ready = reference is not None and reference.told and all(t.closed for t in base)
+    if not ready or not METHODS[study.spec.search.method].uses_items:
+        return Evidence()
+    assert reference is not None
+    stored = predictions_of(connection, study, [t.id for t in trials if t.told])
+    old = stored[reference.id]
+    return Evidence(
+        question=question_of(study, old),
+        answers={trial: answers_of(study, old, found) for trial, found in stored.items()},
+    )
+
+
+def predictions_of(
+    connection: Connection, study: Study, trials: Sequence[int]
+) -> dict[int, dict[str, Predictions]]:
+    """Search-split predictions of many trials on the study's suites, by trial id and suite name.
+
+    One query, in binary, without generated texts: those are for people.
+    """
+    suites = {suite.id: suite for suite in study.suites}
+    values = {"trials": list(trials), "suites": list(suites)}
+    cursor = connection.execute(query("studies.answers"), values, binary=True)
+    found: dict[int, dict[str, Predictions]] = {}
+    for r in cursor:
+        suite = suites[r["suite_id"]]
+        found.setdefault(r["trial_id"], {})[suite.name] = unpack(suite.form, {**r, "texts": None})
+    return found
+
+
+def question_of(study: Study, reference: Mapping[str, Predictions]) -> Question:
+    """The study's objectives and constraints over its items, with the reference's answers."""
+    return Question(
+        suites=tuple(
+            ItemSuite(
+                name=suite.name,
+                form=suite.form,
+                reference=reference[suite.name].correct,
+                tokens=reference[suite.name].tokens,
+            )
+            for suite in study.suites
+        ),
+        axes=tuple(
+            Axis(metric=axis.metric, suite=axis.suite or "", sign=sign)
+            for axis, sign in zip(study.spec.axes, study.signs, strict=True)
+        ),
+        bounds=tuple(
+            Bound(
+                metric=c.metric,
+                suites=tuple(constrained(study, c)),
+                limit=float(c.max if c.min is None else c.min),  # type: ignore[arg-type]
+                sign=1.0 if c.min is None else -1.0,
+                confidence=c.confidence,
+            )
+            for c in study.spec.constraints
+        ),
+    )
+
+
+def answers_of(
+    study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predictions]
+) -> Answers:
+    """`Observation.signal` and `.changed` of one trial, suite after suite; NaN and False for the
+    items of a suite that it has no predictions of."""
+    parts = [_suite_answers(old[suite.name], new.get(suite.name)) for suite in study.suites]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def _suite_answers(old: Predictions, new: Predictions | None) -> Answers:
+    if new is None:
+        return np.full(len(old), np.nan, np.float32), np.zeros(len(old), bool)
+    if new.form == "text":
+        return -new.units().astype(np.float32), np.zeros(len(old), bool)
+    signal = new.correct if new.margin is None else new.margin
+    assert signal is not None
+    assert new.correct is not None
+    # two right answers are one answer, as in `optim.compatibility`
+    changed = (old.answer != new.answer) & ~(old.correct & new.correct)  # type: ignore[operator]
+    return signal.astype(np.float32), changed

@@ -46,7 +46,7 @@ def trial_frame(
             metric = measure.of(candidate)
             row[measure.key] = _scaled(None if metric is None else metric.value, measure)
             row[f"± {measure.key}"] = _scaled(_half_width(metric), measure)
-        row["weights"] = words.weights(study.pool.names, trial.weights, most=3)
+        row["weights"] = words.trial_weights(study, trial.weights, most=3)
         rows.append(row)
     frame = pd.DataFrame(rows)
     if not frame.empty:

@@ -15,6 +15,7 @@ from services.studies import read
 from services.studies.propose import BASELINES, merit
 from services.studies.read import CandidateView
 from services.studies.record import Study
+from services.studies.space import labels_of, mean_of, rows_of
 
 #: weights smaller than this are left out of tables (never out of recipes)
 SHOWN_WEIGHT = 0.005
@@ -31,6 +32,7 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
     split = found[0].split if found else "search"
     return {
         "checkpoints": study.pool.names,
+        "groups": labels_of(study),
         "objectives": [
             {"name": axis.label, "direction": study.direction(i)}
             for i, axis in enumerate(study.spec.axes)
@@ -123,11 +125,13 @@ def _line(study: Study, candidate: CandidateView, chosen: int | None, several: b
 
 
 def weights_text(study: Study, weights: Sequence[float]) -> str:
-    """`trec .42, deployed .31 +3 more`, largest first."""
-    if len(set(weights)) == 1:
-        return f"1/{len(weights)} each"
-    named = zip(study.pool.names, weights, strict=True)
+    """`trec .42, deployed .31 +3 more`, largest first; of groups, their mean."""
+    row, groups = mean_of(study, weights), len(rows_of(study, weights))
+    if len(set(row)) == 1 and groups == 1:
+        return f"1/{len(row)} each"
+    named = zip(study.pool.names, row, strict=True)
     pairs = sorted(named, key=lambda pair: -abs(pair[1]))
     large = [f"{name} {w:.2f}" for name, w in pairs if abs(w) >= SHOWN_WEIGHT]
     more = f" +{len(large) - SHOWN_WEIGHTS} more" if len(large) > SHOWN_WEIGHTS else ""
-    return ", ".join(large[:SHOWN_WEIGHTS]) + more
+    mean = f" (mean of {groups} groups)" if groups > 1 else ""
+    return ", ".join(large[:SHOWN_WEIGHTS]) + more + mean

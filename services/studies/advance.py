@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from psycopg.types.json import Jsonb
 
-from optim.recipe import Recipe
 from services import outbox
 from services.db import Connection, Database, row, rows
 from services.studies import finals
 from services.studies.evidence import gather
 from services.studies.propose import Candidate, next_candidates, search_is_over
 from services.studies.record import Split, Study, Trial, load_study, load_trials, lock_study
+from services.studies.space import make_recipe
 from services.studies.tell import tell
 
 
@@ -87,9 +87,7 @@ def _insert(
     first = len(trials)
     evaluations: list[int] = []
     for number, candidate in enumerate(found, start=first):
-        recipe = Recipe(
-            parents=study.pool.digests, weights=candidate.weights, dtype=study.pool.dtype
-        )
+        recipe = make_recipe(study.spec.search, study.pool, candidate.weights)
         made = row(
             connection,
             "studies.insert_trial",

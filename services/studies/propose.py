@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from optim.search import METHODS, Observation, Searcher, make_searcher, quality
 from optim.search.base import State
 from optim.search.baselines import greedy_next, greedy_order, single_weights, uniform
-from optim.space import Space
 from services.studies.record import Study, Trial
+from services.studies.space import space_of
 
 if TYPE_CHECKING:
     from services.studies.evidence import Evidence
@@ -25,7 +25,7 @@ BASELINES = ("reference", "single", "uniform")
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trial to be: its role, its place in the search, and its weights over the pool."""
+    """A trial to be: its role, its place in the search, and its weights, a point of the space."""
 
     role: str
     slot: str
@@ -35,21 +35,19 @@ class Candidate:
 
 def baselines(study: Study) -> list[Candidate]:
     """The reference first (flips need it), then the other checkpoints, then the uniform soup."""
-    names = study.pool.names
+    names, space = study.pool.names, space_of(study)
     order = sorted(range(len(names)), key=lambda i: (names[i] != study.reference, i))
     found = [
         Candidate(
             role="reference" if names[i] == study.reference else "single",
             slot=f"single.{names[i]}",
             label=names[i],
-            weights=single_weights(len(names), i),
+            weights=space.repeated(single_weights(len(names), i)),
         )
         for i in order
     ]
-    soup = Candidate(
-        role="uniform", slot="uniform", label="uniform soup", weights=uniform(len(names))
-    )
-    return [*found, soup]
+    soup = space.repeated(uniform(len(names)))
+    return [*found, Candidate(role="uniform", slot="uniform", label="uniform soup", weights=soup)]
 
 
 def minimised(study: Study, objectives: Sequence[float]) -> tuple[float, ...]:
@@ -102,14 +100,16 @@ def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
     order = greedy_order([quality(observation(study, trial)) for trial in singles])
     if singles[order[0]].objectives is None:
         return []
+    # soups are of whole models: the row of one group says it all
     results = {
-        trial.weights: quality(observation(study, trial))
+        trial.weights[: len(order)]: quality(observation(study, trial))
         for trial in by_slot.values()
         if trial.role != "search" and trial.closed
     }
-    weights = greedy_next(order, results)
+    row = greedy_next(order, results)
+    weights = () if row is None else space_of(study).repeated(row)
     steps = [trial for trial in by_slot.values() if trial.role == "greedy"]
-    if weights is None or any(trial.weights == weights for trial in steps):
+    if not weights or any(trial.weights == weights for trial in steps):
         return []
     number = len(steps) + 1
     return [
@@ -125,7 +125,6 @@ def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
 def searcher_of(study: Study, trials: Sequence[Trial], evidence: Evidence) -> Searcher:
     """The study's searcher; it knows the baselines and, where it can, starts from them."""
     search = study.spec.search
-    lower, upper = search.box
     told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
     options: dict[str, Any] = dict(search.options)
     if any(option.name == "start" for option in METHODS[search.method].options):
@@ -133,7 +132,7 @@ def searcher_of(study: Study, trials: Sequence[Trial], evidence: Evidence) -> Se
         options.setdefault("start", [list(t.weights) for t in best])
     return make_searcher(
         search.method,
-        space=Space(len(study.pool.members), lower, upper),
+        space=space_of(study),
         objectives=study.axes,
         seed=search.seed,
         options=options,

@@ -18,9 +18,10 @@ from services.studies import read
 from services.studies.propose import BASELINES, merit, minimised
 from services.studies.read import CandidateView
 from services.studies.record import Study
+from services.studies.space import make_space
 
 # one rule for submitting and for looking before
-from services.studies.submit import check_objectives
+from services.studies.submit import check_objectives, check_pool
 
 #: points of a progress curve at most: more would not be seen
 CURVE_POINTS = 80
@@ -71,6 +72,9 @@ class Preflight:
     checkpoints: int
     parameters: int
     reference: str
+    #: groups of tensors with weights of their own, and how many weights are free
+    groups: int
+    free: int
     #: (name, form, search, validation, test items) of every suite
     suites: tuple[tuple[str, str, int, int, int], ...]
     #: reference, single checkpoints and the uniform soup
@@ -96,13 +100,8 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
         except NotFound as error:
             raise SpecRefused(error.what, where="spec: pool", mend=error.mend) from error
         suites = [_suite(connection, index, name) for index, name in enumerate(spec.suites)]
-    reference = spec.reference or pool.reference
-    if reference not in pool.names:
-        raise SpecRefused(
-            f"{reference!r} is not in pool {spec.pool!r}",
-            where="spec: reference",
-            mend=f"Name one of: {', '.join(pool.names)}",
-        )
+    reference = check_pool(spec, pool)
+    space = make_space(spec.search, pool, reference)
     check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
     members = len(pool.members)
     searched = sum(suite["search_items"] for suite in suites)
@@ -112,6 +111,8 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
         checkpoints=members,
         parameters=pool.members[0].parameters,
         reference=reference,
+        groups=space.groups,
+        free=space.dimension,
         suites=tuple(
             (s["name"], s["form"], s["search_items"], s["validation_items"], s["test_items"])
             for s in suites

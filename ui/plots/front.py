@@ -269,7 +269,7 @@ def hover(study: Study, candidate: CandidateView) -> str:
     what = {"reference": "reference", "search": ""}.get(trial.role, trial.role)
     title = f"<b>trial {trial.number}</b> {words.markup(trial.label)}"
     lines = [f"{title} ({what})" if what and what != trial.label else title]
-    lines.append(words.markup(words.weights(study.pool.names, trial.weights)))
+    lines.append(words.markup(words.trial_weights(study, trial.weights)))
     for measure in measures(study):
         metric = measure.of(candidate)
         overall = measure.suite == "" or measure.metric == "score"

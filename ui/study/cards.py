@@ -29,7 +29,7 @@ def title(shown: Snapshot, found: Sequence[CandidateView]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(
             f"**{'Chosen' if chosen else 'Best so far'}: {_what(candidate)}** · "
-            f"{words.plain(words.weights(study.pool.names, candidate.trial.weights))}",
+            f"{words.plain(words.trial_weights(study, candidate.trial.weights))}",
             width="content",
         )
         st.page_link(

@@ -196,13 +196,18 @@ class Search(_Strict):
 
 
 class Budget(_Strict):
-    """When the search stops."""
+    """When the search stops: at whichever limit comes first."""
 
     trials: int = Field(
         default=100,
         ge=1,
         le=100_000,
         description="candidates the searcher proposes; baselines come on top",
+    )
+    item_evaluations: int | None = Field(
+        default=None,
+        ge=1,
+        description="items scored on the search split, baselines included; null: no limit",
     )
     wall_minutes: float | None = Field(
         default=None, gt=0, description="no new candidate after this time; null: no limit"

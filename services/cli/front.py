@@ -58,6 +58,7 @@ def print_front(database: Database, number: int) -> None:
     counts = f"{summary['complete']} complete, {summary['running']} running, "
     counts += f"{summary['queued']} queued, {summary['failed']} failed"
     click.echo(f"study {number} ({study.name}): {study.state}, phase {study.phase}; {counts}")
+    click.echo(f"search: {', '.join(summary['used'])}")
     if study.failure:
         click.echo(f"failure: {study.failure}")
     found = latest(database, study)

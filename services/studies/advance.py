@@ -13,8 +13,14 @@ from psycopg.types.json import Jsonb
 from services import outbox
 from services.db import Connection, Database, row, rows
 from services.studies import finals
+from services.studies.budget import affordable, spent
 from services.studies.evidence import gather
-from services.studies.propose import Candidate, next_candidates, search_is_over
+from services.studies.propose import (
+    Candidate,
+    greedy_steps_left,
+    next_candidates,
+    search_is_over,
+)
 from services.studies.record import Split, Study, Trial, load_study, load_trials, lock_study
 from services.studies.space import make_recipe
 from services.studies.tell import tell
@@ -50,13 +56,15 @@ def _search(connection: Connection, study: Study) -> bool:
     if room < 1:
         return False
     known = gather(connection, study, trials)
-    closing = _out_of_time(connection, study)
-    if search_is_over(study, trials, evidence=known, closing=closing):
+    left = affordable(
+        study.spec.budget, spent(connection, study.id), reserved=greedy_steps_left(study, trials)
+    )
+    if search_is_over(study, trials, evidence=known, left=left):
         rows(connection, "studies.set_phase", study=study.id, phase="validation")
         rows(connection, "studies.event", study=study.id, text="search over; validating")
         finals.queue_validation(connection, study, trials)
         return True
-    found = next_candidates(study, trials, room, evidence=known, closing=closing)
+    found = next_candidates(study, trials, room, evidence=known, left=left)
     _insert(connection, study, trials, found)
     return False
 
@@ -107,11 +115,3 @@ def _insert(
     outbox.add(connection, "evaluate", evaluations)
     if evaluations:
         rows(connection, "studies.touch", study=study.id)
-
-
-def _out_of_time(connection: Connection, study: Study) -> bool:
-    minutes = study.spec.budget.wall_minutes
-    if minutes is None:
-        return False
-    spent = row(connection, "studies.started_seconds", study=study.id)
-    return spent is not None and spent["seconds"] > minutes * 60

@@ -114,5 +114,5 @@ def _suite_answers(old: Predictions, new: Predictions | None) -> Answers:
     assert signal is not None
     assert new.correct is not None
     # two right answers are one answer, as in `optim.compatibility`
-    changed = (old.answer != new.answer) & ~(old.correct & new.correct)  # type: ignore[operator]
+    changed = (old.answer != new.answer) & ~(old.correct & new.correct)
     return signal.astype(np.float32), changed

@@ -63,35 +63,41 @@ def merit(study: Study, trial: Trial) -> float:
 
 
 def next_candidates(
-    study: Study,
-    trials: Sequence[Trial],
-    room: int,
-    *,
-    evidence: Evidence,
-    closing: bool = False,
+    study: Study, trials: Sequence[Trial], room: int, *, evidence: Evidence, left: int
 ) -> list[Candidate]:
-    """Up to `room` candidates not asked before; `closing` asks the searcher for no more."""
+    """Up to `room` candidates not asked before, at most `left` of them from the searcher."""
     by_slot = {trial.slot: trial for trial in trials}
     fixed = [c for c in baselines(study) if c.slot not in by_slot]
     if fixed:
         return fixed[:room]
-    if not all(trial.closed for trial in trials if trial.role in BASELINES):
+    if not _baselines_closed(trials):
         return []
     found = _greedy(study, by_slot)[:room]
-    asked = sum(trial.role == "search" for trial in trials)
-    left = min(room - len(found), study.spec.budget.trials - asked)
-    if left > 0 and not closing:
-        found += _searched(study, trials, evidence, left)
+    wanted = min(room - len(found), left)
+    if wanted > 0:
+        found += _searched(study, trials, evidence, wanted)
     return found
 
 
-def search_is_over(
-    study: Study, trials: Sequence[Trial], *, evidence: Evidence, closing: bool
-) -> bool:
+def search_is_over(study: Study, trials: Sequence[Trial], *, evidence: Evidence, left: int) -> bool:
     """Everything asked is closed and nothing more would be asked."""
     if not all(trial.closed for trial in trials):
         return False
-    return not next_candidates(study, trials, 1, evidence=evidence, closing=closing)
+    return not next_candidates(study, trials, 1, evidence=evidence, left=left)
+
+
+def greedy_steps_left(study: Study, trials: Sequence[Trial]) -> int:
+    """How many more soups the greedy baseline may ask for, at most."""
+    steps = [trial for trial in trials if trial.role == "greedy"]
+    if _baselines_closed(trials) and all(trial.closed for trial in steps):
+        by_slot = {trial.slot: trial for trial in trials}
+        if all(c.slot in by_slot for c in baselines(study)) and not _greedy(study, by_slot):
+            return 0
+    return len(study.pool.members) - 1 - len(steps)
+
+
+def _baselines_closed(trials: Sequence[Trial]) -> bool:
+    return all(trial.closed for trial in trials if trial.role in BASELINES)
 
 
 def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:

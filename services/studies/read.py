@@ -15,6 +15,8 @@ from optim.predictions import Predictions
 from services import registry
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, NotFound
+from services.spec import Budget
+from services.studies import budget
 from services.studies.record import (
     Split,
     Study,
@@ -63,15 +65,24 @@ class CandidateView:
 
 def list_studies(database: Database) -> list[Row]:
     """Every study with its progress, newest first."""
-    return database.rows("read.studies", study=None)
+    found = database.rows("read.studies", study=None)
+    for study in found:
+        del study["limits"]
+    return found
 
 
 def study_summary(database: Database, study_id: int) -> Row:
-    """One study with its progress; raises NotFound."""
+    """One study with its progress; raises NotFound. `left`: candidates still to be asked for, as
+    far as can be said now; `used`: every limit of the budget with what is used of it."""
     found = database.row("read.studies", study=study_id)
     if found is None:
         raise NotFound(f"no study has the number {study_id}", mend="List them: remelt study list")
+    limits = Budget.model_validate(found.pop("limits"))
     with database.transaction() as connection:
+        used = budget.spent(connection, study_id)
+        searching = found["phase"] == "search"
+        found["left"] = budget.affordable(limits, used) if searching else 0
+        found["used"] = budget.used_text(limits, used)
         found["counts"] = rows(connection, "read.counts", study=study_id)
         found["pace"] = row(connection, "read.pace", study=study_id)
     return found

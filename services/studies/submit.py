@@ -15,6 +15,7 @@ from services import outbox, registry
 from services.db import Connection, Database, row, rows
 from services.errors import BadInput, SpecRefused
 from services.spec import Constraint, Objective, StudySpec, spec_from_dict
+from services.studies.budget import Spent, affordable
 from services.studies.space import make_space
 from services.version import code_version
 
@@ -40,6 +41,7 @@ def submit(
         reference = check_pool(spec, pool)
         suites = [registry.suite_row(connection, name) for name in spec.suites]
         check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
+        check_budget(spec, pool, sum(suite["search_items"] for suite in suites))
         made = row(
             connection,
             "studies.insert",
@@ -74,6 +76,22 @@ def check_pool(spec: StudySpec, pool: registry.Pool) -> str:
         )
     make_space(spec.search, pool, reference)
     return reference
+
+
+def check_budget(spec: StudySpec, pool: registry.Pool, items_each: int) -> int:
+    """How many candidates the budget pays for after the baselines, at most. Raises SpecRefused
+    when there are none."""
+    baselines = len(pool.members) + 1
+    used = Spent(trials=0, open=baselines, items=0, items_each=items_each, seconds=0.0)
+    found = affordable(spec.budget, used)
+    if found < 1:
+        raise SpecRefused(
+            f"{spec.budget.item_evaluations} does not pay for {baselines} baselines and one "
+            f"candidate of {items_each} items",
+            where="spec: budget.item_evaluations",
+            mend=f"At least {(baselines + 1) * items_each}, or fewer suites",
+        )
+    return found
 
 
 def check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:

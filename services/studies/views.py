@@ -21,7 +21,7 @@ from services.studies.record import Study
 from services.studies.space import make_space
 
 # one rule for submitting and for looking before
-from services.studies.submit import check_objectives, check_pool
+from services.studies.submit import check_budget, check_objectives, check_pool
 
 #: points of a progress curve at most: more would not be seen
 CURVE_POINTS = 80
@@ -81,6 +81,8 @@ class Preflight:
     baselines: int
     #: steps of the greedy soup, at most
     greedy: int
+    #: of the searcher, at most: what the budget pays for
+    candidates: int
     #: of one candidate on the search split
     items_per_candidate: int
     #: of the search: baselines, greedy soup at its longest, every candidate of the budget
@@ -107,6 +109,10 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
     searched = sum(suite["search_items"] for suite in suites)
     finals = sum(suite["validation_items"] + suite["test_items"] for suite in suites)
     baselines, greedy = members + 1, members - 1
+    candidates = check_budget(spec, pool, searched)
+    items = searched * (baselines + greedy + candidates)
+    if spec.budget.item_evaluations is not None:
+        items = min(items, max(spec.budget.item_evaluations, searched * (baselines + greedy)))
     return Preflight(
         checkpoints=members,
         parameters=pool.members[0].parameters,
@@ -120,8 +126,9 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
         baselines=baselines,
         greedy=greedy,
         items_per_candidate=searched,
-        items_search=searched * (baselines + greedy + spec.budget.trials),
-        items_finals=finals * (baselines + min(spec.budget.finalists, spec.budget.trials + greedy)),
+        candidates=candidates,
+        items_search=items,
+        items_finals=finals * (baselines + min(spec.budget.finalists, candidates + greedy)),
     )
 
 
@@ -229,9 +236,9 @@ def expected(study: Study, summary: Row) -> tuple[int, int]:
     baselines = len(study.pool.members) + 1
     asked = by_split.get("search", 0)
     if study.phase == "search":
-        budget = study.spec.budget
-        total += max(0, budget.trials - summary["asked"]) + max(0, baselines - asked)
-        total += 2 * (baselines + min(budget.finalists, budget.trials))
+        left = summary["left"]
+        total += left + max(0, baselines - asked)
+        total += 2 * (baselines + min(study.spec.budget.finalists, summary["asked"] + left))
     elif study.phase == "validation":
         total += by_split.get("validation", 0)
     return ended, total

@@ -136,9 +136,23 @@ INSERT INTO test_reading (study_id, purpose, trials) VALUES (%(study)s, %(purpos
 -- name: test_readings
 SELECT at, purpose, trials FROM test_reading WHERE study_id = %(study)s ORDER BY id
 
--- name: started_seconds
-SELECT extract(epoch FROM clock_timestamp() - created_at)::float8 AS seconds
-FROM study WHERE id = %(study)s
+-- name: spent
+-- What the search has used. An evaluation that was stopped early says in its cost how many items it
+-- saw; any other has scored those that it has predictions of.
+SELECT count(*) FILTER (WHERE t.role = 'search')::int AS trials,
+       count(*) FILTER (WHERE e.state IN ('queued', 'running'))::int AS open,
+       coalesce(sum(coalesce((e.cost->>'items')::bigint, p.items, 0))
+                FILTER (WHERE e.state NOT IN ('queued', 'running')), 0)::bigint AS items,
+       (SELECT sum(u.search_items) FROM study_suite x JOIN suite u ON u.id = x.suite_id
+        WHERE x.study_id = s.id)::bigint AS items_each,
+       extract(epoch FROM coalesce(s.finished_at, clock_timestamp()) - s.created_at)::float8
+           AS seconds
+FROM study s
+LEFT JOIN trial t ON t.study_id = s.id
+LEFT JOIN evaluation e ON e.trial_id = t.id AND e.split = 'search'
+LEFT JOIN LATERAL (SELECT sum(p.n) AS items FROM prediction p
+                   WHERE p.trial_id = t.id AND p.split = 'search') p ON true
+WHERE s.id = %(study)s GROUP BY s.id
 
 -- name: sleeping
 -- Running studies with nothing in flight although something is to be done.

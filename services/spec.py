@@ -165,6 +165,11 @@ class Search(_Strict):
     parallelism: int = Field(
         default=8, ge=1, le=1024, description="candidates handed out at a time"
     )
+    reuse: bool = Field(
+        default=False,
+        description="the searcher also knows what earlier studies on the same pool, suites and "
+        "reference found; the same spec then no longer makes the same suggestions",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="options of the method (see docs/searchers.md)"
     )

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from services import outbox
 from services.db import Connection, Database, row, rows
-from services.studies import finals
+from services.studies import earlier, finals
 from services.studies.budget import affordable, spent
 from services.studies.evidence import gather
 from services.studies.propose import (
@@ -55,6 +55,7 @@ def _search(connection: Connection, study: Study) -> bool:
     room = study.spec.search.parallelism - sum(not t.closed for t in trials)
     if room < 1:
         return False
+    earlier.tell(connection, study, trials)
     known = gather(connection, study, trials)
     left = affordable(
         study.spec.budget, spent(connection, study.id), reserved=greedy_steps_left(study, trials)

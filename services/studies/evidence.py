@@ -13,10 +13,11 @@ import numpy as np
 
 from optim.predictions import Predictions
 from optim.search import METHODS, Axis, Bound, ItemSuite, Question
-from services.db import Connection, query
-from services.predictions import unpack
+from services.db import Connection
+from services.studies import earlier
+from services.studies.earlier import EarlierResult
 from services.studies.propose import BASELINES
-from services.studies.record import Study, Trial
+from services.studies.record import Study, Trial, predictions_of
 from services.studies.tell import constrained
 
 #: `Observation.signal` and `Observation.changed` of one trial
@@ -27,44 +28,32 @@ Answers = tuple[np.ndarray, np.ndarray]
 class Evidence:
     """What a searcher is given beside its own trials' weights and objectives."""
 
+    #: of earlier studies, newest first
+    earlier: Sequence[EarlierResult] = ()
     #: set only for methods that learn from items
     question: Question | None = None
-    #: by trial id, of the complete trials; empty like `question`
+    #: by trial id, of complete trials and earlier results; empty like `question`
     answers: Mapping[int, Answers] = field(default_factory=dict)
 
 
 def gather(connection: Connection, study: Study, trials: Sequence[Trial]) -> Evidence:
-    """The evidence of a study whose baselines are closed; empty before, and for methods that do
-    not learn from items. `trials` are those of the search split."""
+    """The evidence of a study whose baselines are closed; empty before. `trials` are those of the
+    search split."""
     base = [t for t in trials if t.role in BASELINES]
-    reference = next((t for t in base if t.role == "reference"), None)
-    ready = reference is not None and reference.told and all(t.closed for t in base)
-    if not ready or not METHODS[study.spec.search.method].uses_items:
+    reference = next((t for t in base if t.role == "reference" and t.told), None)
+    if reference is None or not all(t.closed for t in base):
         return Evidence()
-    assert reference is not None
-    stored = predictions_of(connection, study, [t.id for t in trials if t.told])
+    found = earlier.load(connection, study)
+    if not METHODS[study.spec.search.method].uses_items:
+        return Evidence(earlier=found)
+    wanted = [t.id for t in trials if t.told] + [one.trial_id for one in found]
+    stored = predictions_of(connection, study, wanted)
     old = stored[reference.id]
     return Evidence(
+        earlier=found,
         question=question_of(study, old),
-        answers={trial: answers_of(study, old, found) for trial, found in stored.items()},
+        answers={trial: answers_of(study, old, new) for trial, new in stored.items()},
     )
-
-
-def predictions_of(
-    connection: Connection, study: Study, trials: Sequence[int]
-) -> dict[int, dict[str, Predictions]]:
-    """Search-split predictions of many trials on the study's suites, by trial id and suite name.
-
-    One query, in binary, without generated texts: those are for people.
-    """
-    suites = {suite.id: suite for suite in study.suites}
-    values = {"trials": list(trials), "suites": list(suites)}
-    cursor = connection.execute(query("studies.answers"), values, binary=True)
-    found: dict[int, dict[str, Predictions]] = {}
-    for r in cursor:
-        suite = suites[r["suite_id"]]
-        found.setdefault(r["trial_id"], {})[suite.name] = unpack(suite.form, {**r, "texts": None})
-    return found
 
 
 def question_of(study: Study, reference: Mapping[str, Predictions]) -> Question:

@@ -18,6 +18,7 @@ from services.studies.record import Study, Trial
 from services.studies.space import space_of
 
 if TYPE_CHECKING:
+    from services.studies.earlier import EarlierResult
     from services.studies.evidence import Evidence
 
 BASELINES = ("reference", "single", "uniform")
@@ -129,7 +130,8 @@ def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
 
 
 def searcher_of(study: Study, trials: Sequence[Trial], evidence: Evidence) -> Searcher:
-    """The study's searcher; it knows the baselines and, where it can, starts from them."""
+    """The study's searcher. It knows the baselines and what earlier studies found and, where it
+    can, starts from the baselines."""
     search = study.spec.search
     told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
     options: dict[str, Any] = dict(search.options)
@@ -143,7 +145,10 @@ def searcher_of(study: Study, trials: Sequence[Trial], evidence: Evidence) -> Se
         seed=search.seed,
         options=options,
         question=evidence.question,
-        known=[observation(study, t, evidence) for t in told],
+        known=[
+            *(observation(study, t, evidence) for t in told),
+            *(_earlier(study, one, evidence) for one in evidence.earlier),
+        ],
     )
 
 
@@ -157,18 +162,32 @@ def _searched(
     ]
 
 
+def _earlier(study: Study, one: EarlierResult, evidence: Evidence) -> Observation:
+    signal, changed = evidence.answers.get(one.trial_id, (None, None))
+    return Observation(
+        slot=f"study{one.study}.{one.slot}",
+        weights=one.weights,
+        values=minimised(study, one.objectives),
+        violation=one.violation,
+        state="complete",
+        signal=signal,
+        changed=changed,
+    )
+
+
 def observation(study: Study, trial: Trial, evidence: Evidence | None = None) -> Observation:
     """A trial as searchers see it, with what it answered where the evidence has that."""
     if trial.objectives is None:
         state: State = "failed" if trial.closed else "pending"
         return Observation(slot=trial.slot, weights=trial.weights, state=state)
-    answers = None if evidence is None else evidence.answers.get(trial.id)
+    answers = evidence.answers if evidence is not None else {}
+    signal, changed = answers.get(trial.id, (None, None))
     return Observation(
         slot=trial.slot,
         weights=trial.weights,
         values=minimised(study, trial.objectives),
         violation=trial.violation or 0.0,
         state="complete",
-        signal=None if answers is None else answers[0],
-        changed=None if answers is None else answers[1],
+        signal=signal,
+        changed=changed,
     )

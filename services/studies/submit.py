@@ -15,6 +15,7 @@ from services import outbox, registry
 from services.db import Connection, Database, row, rows
 from services.errors import BadInput, SpecRefused
 from services.spec import Constraint, Objective, StudySpec, spec_from_dict
+from services.studies import earlier
 from services.studies.budget import Spent, affordable
 from services.studies.space import make_space
 from services.version import code_version
@@ -59,6 +60,7 @@ def submit(
         for position, suite in enumerate(suites):
             rows(connection, "studies.add_suite", study=study, position=position, suite=suite["id"])
         rows(connection, "studies.event", study=study, text="submitted")
+        earlier.choose(connection, study)
         outbox.add(connection, "advance", [study])
     outbox.relay(database)
     return Submitted(study, created=True)

@@ -4,21 +4,20 @@ every trial answered on the search split, from which objectives follow exactly."
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from optim.predictions import Predictions
-from optim.search import METHODS, Observation, Question, Suggestion
-from optim.search.random import RandomSearch
+from optim.search import Question
 from services.evaluations import Claim
 from services.studies.evidence import Evidence, gather
 from services.studies.propose import BASELINES, minimised
 from services.studies.record import load_trials
 from services.suites import Suite
-from tests.plugins.studies import made_up
+from tests.plugins.studies import Recorder, made_up
 
 if TYPE_CHECKING:
     from tests.plugins.studies import Driver
@@ -34,27 +33,6 @@ constraints:
 search: {method: random, parallelism: 4}
 budget: {trials: 6, finalists: 2}
 """
-
-
-class Recorder(RandomSearch):
-    """Random search that wants items, and keeps what it is given."""
-
-    uses_items: ClassVar[bool] = True
-    given: ClassVar[list[tuple[Question, Sequence[Observation], Sequence[Observation]]]] = []
-
-    def ask(self, observations: Sequence[Observation], k: int) -> list[Suggestion]:
-        assert self.question is not None
-        self.given.append((self.question, self.known, list(observations)))
-        return super().ask(observations, k)
-
-
-@pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorder]]:
-    """Stands for `random` as long as the test runs."""
-    monkeypatch.setitem(METHODS, "random", Recorder)
-    Recorder.given.clear()
-    yield Recorder
-    Recorder.given.clear()
 
 
 def evidence(driver: Driver, number: int) -> Evidence:

@@ -15,7 +15,7 @@ import streamlit as st
 from services import noise
 from services.cli.context import open_database
 from services.db import Database, Row
-from services.studies import read, views
+from services.studies import certainty, read, views
 from services.studies.read import CandidateView, Flip, OpenSplit
 from services.studies.record import Study
 
@@ -64,6 +64,16 @@ def candidates(shown: Snapshot, split: OpenSplit) -> list[CandidateView]:
 @st.cache_resource(show_spinner="Reading candidates …", max_entries=32)
 def _candidates(study_id: int, split: OpenSplit, mark: Mark, _study: Study) -> list[CandidateView]:
     return read.candidates(database(), _study, split)
+
+
+def on_the_front(shown: Snapshot, split: OpenSplit) -> dict[int, float]:
+    """How sure each candidate's place on the front is, by trial number."""
+    return _on_the_front(shown.study.id, split, shown.mark, shown.study)
+
+
+@st.cache_resource(show_spinner="Resampling items …", max_entries=32)
+def _on_the_front(study_id: int, split: OpenSplit, mark: Mark, _study: Study) -> dict[int, float]:
+    return certainty.on_the_front(database(), _study, split)
 
 
 def curve(shown: Snapshot) -> list[views.Progress]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -26,10 +26,16 @@ def shown_measures(study: Study) -> list[Measure]:
 
 
 def trial_frame(
-    study: Study, found: Sequence[CandidateView], chosen: int | None = None
+    study: Study,
+    found: Sequence[CandidateView],
+    chosen: int | None = None,
+    shares: Mapping[int, float] | None = None,
 ) -> pd.DataFrame:
-    """One row a trial, best rank first; shares in percent, half-widths of 95 % intervals in '±'."""
-    shown = shown_measures(study)
+    """One row a trial, best rank first; shares in percent, half-widths of 95 % intervals in '±'.
+
+    `shares`: by trial, how sure its place on the front is.
+    """
+    shown, shares = shown_measures(study), shares or {}
     rows = []
     for candidate in sorted(found, key=_order):
         trial = candidate.trial
@@ -40,6 +46,7 @@ def trial_frame(
             "name": trial.label,
             "state": trial.state,
             "rank": trial.rank,
+            "on front": 100 * shares[trial.number] if trial.number in shares else None,
             "feasible": candidate.feasible if trial.objectives is not None else None,
         }
         for measure in shown:

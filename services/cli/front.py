@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from services import noise
 from services.cli.output import interval, print_table
 from services.db import Database
-from services.studies import read
+from services.studies import certainty, read
 from services.studies.propose import BASELINES, merit
-from services.studies.read import CandidateView
+from services.studies.read import CandidateView, OpenSplit
 from services.studies.record import Study
 from services.studies.space import labels_of, mean_of, rows_of
 
@@ -30,6 +30,7 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
     study = read.get_study(database, number)
     found = latest(database, study)
     split = found[0].split if found else "search"
+    shares = _shares(database, study, split)
     return {
         "checkpoints": study.pool.names,
         "groups": labels_of(study),
@@ -38,9 +39,16 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
             for i, axis in enumerate(study.spec.axes)
         ],
         "split": split,
-        "candidates": [candidate.to_dict() for candidate in found],
+        "candidates": [{**c.to_dict(), "on_the_front": shares.get(c.trial.number)} for c in found],
         "noise_floor": [asdict(floor) for floor in noise.of_study(database, study, split)],
     }
+
+
+def _shares(database: Database, study: Study, split: str) -> dict[int, float]:
+    """How sure each candidate's place on the front is; the test split is not resampled."""
+    return (
+        {} if split == "test" else certainty.on_the_front(database, study, cast(OpenSplit, split))
+    )
 
 
 def latest(database: Database, study: Study) -> list[CandidateView]:
@@ -79,10 +87,12 @@ def print_candidates(
     several = len(study.scored) > 1
     columns = ["trial", "what", *(s.name for s in study.suites)]
     columns += [*(["macro"] if several else []), "neg. flips", "churn", "front", "ok", "weights"]
-    print_table(columns, [_line(study, c, chosen, several) for c in shown], title=title)
+    shares = _shares(database, study, shown[0].split)
+    print_table(columns, [_line(study, c, chosen, several, shares) for c in shown], title=title)
     click.echo(
         f"* chosen. Scores with 95 % intervals on {shown[0].split} items; "
         f"flips and churn against {study.reference}."
+        + (" Front: in how many of 1,000 resamples of the items." if shares else "")
     )
     if floor := noise.line(database, study, shown[0].split):
         click.echo(floor)
@@ -97,7 +107,13 @@ def _shown(study: Study, told: Sequence[CandidateView]) -> list[CandidateView]:
     return front + others + [c for c in by_merit if c.trial.role in BASELINES]
 
 
-def _line(study: Study, candidate: CandidateView, chosen: int | None, several: bool) -> list[str]:
+def _line(
+    study: Study,
+    candidate: CandidateView,
+    chosen: int | None,
+    several: bool,
+    shares: Mapping[int, float],
+) -> list[str]:
     trial, metrics = candidate.trial, candidate.metrics
 
     def cell(suite: str, name: str) -> str:
@@ -111,7 +127,8 @@ def _line(study: Study, candidate: CandidateView, chosen: int | None, several: b
     scores = [cell(suite.name, "score") for suite in study.suites]
     overall = [cell("", "macro")] if several else []
     flips = [cell("", "negative_flip_rate"), cell("", "churn")]
-    front = "yes" if trial.rank == 1 else ""
+    front = ["yes"] if trial.rank == 1 else []
+    front += [f"{100 * shares[trial.number]:.0f} %"] if trial.number in shares else []
     feasible = "yes" if candidate.feasible else "no"
     return [
         f"{trial.number}{mark}",
@@ -119,7 +136,7 @@ def _line(study: Study, candidate: CandidateView, chosen: int | None, several: b
         *scores,
         *overall,
         *flips,
-        front,
+        "\n".join(front),
         feasible,
         weights_text(study, trial.weights),
     ]

@@ -87,7 +87,8 @@ def tell(connection: Connection, study: Study, trials: Sequence[Trial]) -> None:
     if not untold:
         return
     old = load_predictions(connection, study, reference.id, "search")
-    stored = predictions_of(connection, study, [one["trial_id"] for one in untold])
+    wanted = [one["trial_id"] for one in untold]
+    stored = predictions_of(connection, study, wanted, "search")
     for one in untold:
         measured = measure(study, old, stored[one["trial_id"]])
         row(

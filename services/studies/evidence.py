@@ -47,7 +47,7 @@ def gather(connection: Connection, study: Study, trials: Sequence[Trial]) -> Evi
     if not METHODS[study.spec.search.method].uses_items:
         return Evidence(earlier=found)
     wanted = [t.id for t in trials if t.told] + [one.trial_id for one in found]
-    stored = predictions_of(connection, study, wanted)
+    stored = predictions_of(connection, study, wanted, "search")
     old = stored[reference.id]
     return Evidence(
         earlier=found,
@@ -102,6 +102,8 @@ def _suite_answers(old: Predictions, new: Predictions | None) -> Answers:
     signal = new.correct if new.margin is None else new.margin
     assert signal is not None
     assert new.correct is not None
+    assert old.correct is not None
     # two right answers are one answer, as in `optim.compatibility`
-    changed = (old.answer != new.answer) & ~(old.correct & new.correct)
+    both_wrong = ~old.correct & ~new.correct
+    changed = (old.correct != new.correct) | (both_wrong & (old.answer != new.answer))
     return signal.astype(np.float32), changed

@@ -104,7 +104,7 @@ def candidates(
     database: Database, study: Study, split: OpenSplit = "search"
 ) -> list[CandidateView]:
     """Every trial with its metrics on one open split, by number."""
-    _refuse_test(split)
+    refuse_test(split)
     with database.transaction() as connection:
         return candidates_on(connection, study, split)
 
@@ -122,7 +122,8 @@ def candidates_on(connection: Connection, study: Study, split: Split) -> list[Ca
     ]
 
 
-def _refuse_test(split: str) -> None:
+def refuse_test(split: str) -> None:
+    """Raise BadInput for the sealed split."""
     if split == "test":
         raise BadInput(
             "the test split is sealed",
@@ -134,7 +135,7 @@ def predictions(
     database: Database, study: Study, number: int, split: OpenSplit
 ) -> dict[str, Predictions]:
     """What one trial answered on an open split, by suite name; empty if it was not scored there."""
-    _refuse_test(split)
+    refuse_test(split)
     with database.transaction() as connection:
         trial = next(
             (t for t in load_trials(connection, study.id, split) if t.number == number), None
@@ -165,7 +166,7 @@ class Flip:
 
 def flips(database: Database, study: Study, number: int, split: OpenSplit = "search") -> list[Flip]:
     """Every answer that differs from the reference's, suite by suite, worst new margin first."""
-    _refuse_test(split)
+    refuse_test(split)
     with database.transaction() as connection:
         trials = load_trials(connection, study.id, split)
         trial = next((t for t in trials if t.number == number), None)

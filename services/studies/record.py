@@ -168,14 +168,14 @@ def load_predictions(
 
 
 def predictions_of(
-    connection: Connection, study: Study, trials: Sequence[int]
+    connection: Connection, study: Study, trials: Sequence[int], split: Split
 ) -> dict[int, dict[str, Predictions]]:
-    """Search-split predictions of many trials on the study's suites, by trial id and suite name.
+    """Predictions of many trials on the study's suites, by trial id and suite name.
 
     One query, in binary, without generated texts: those are for people.
     """
     suites = {suite.id: suite for suite in study.suites}
-    values = {"trials": list(trials), "suites": list(suites)}
+    values = {"trials": list(trials), "suites": list(suites), "split": split}
     cursor = connection.execute(query("studies.answers"), values, binary=True)
     found: dict[int, dict[str, Predictions]] = {}
     for r in cursor:

@@ -18,7 +18,7 @@ from services.studies.record import Study, StudySuite, Trial
 from services.studies.views import Progress
 from ui import measures, tables, theme, words
 from ui.plots import labels
-from ui.plots.front import front_figure, kind, outside
+from ui.plots.front import front_figure, hover, kind, outside
 from ui.plots.progress import best_figure, volume_figure
 from ui.plots.weights import bars_figure, groups_figure, heat_figure
 
@@ -305,6 +305,14 @@ class TestMeasures:
 
 
 class TestTables:
+    def test_how_sure_the_front_is_stands_in_table_and_hover(self) -> None:
+        study, found, shares = make_study(), some_candidates(), {6: 0.834}
+        frame = tables.trial_frame(study, found, shares=shares)
+        assert frame.loc[frame["number"] == 6, "on front"].item() == pytest.approx(83.4)
+        assert frame.loc[frame["number"] == 5, "on front"].isna().all()
+        assert "on the front of 83\u00a0% of resampled" in hover(study, found[6], shares[6])
+        assert "resampled" not in hover(study, found[6])
+
     def test_trials_are_sorted_by_rank_and_the_untold_come_last(self) -> None:
         frame = tables.trial_frame(make_study(), some_candidates(), chosen=6)
         assert list(frame["number"])[:3] == [0, 5, 6]

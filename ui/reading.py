@@ -15,7 +15,8 @@ import streamlit as st
 from services import noise
 from services.cli.context import open_database
 from services.db import Database, Row
-from services.studies import certainty, read, views
+from services.studies import certainty, health, read, views
+from services.studies.health import Finding
 from services.studies.read import CandidateView, Flip, OpenSplit
 from services.studies.record import Study
 
@@ -74,6 +75,16 @@ def on_the_front(shown: Snapshot, split: OpenSplit) -> dict[int, float]:
 @st.cache_resource(show_spinner="Resampling items …", max_entries=32)
 def _on_the_front(study_id: int, split: OpenSplit, mark: Mark, _study: Study) -> dict[int, float]:
     return certainty.on_the_front(database(), _study, split)
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _findings(study_id: int, mark: Mark, _study: Study) -> list[Finding]:
+    return health.findings(database(), _study)
+
+
+def findings(shown: Snapshot) -> list[Finding]:
+    """What is wrong with the study, each with its mend."""
+    return _findings(shown.study.id, shown.mark, shown.study)
 
 
 def curve(shown: Snapshot) -> list[views.Progress]:

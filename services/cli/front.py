@@ -11,7 +11,7 @@ import click
 from services import noise
 from services.cli.output import interval, print_table
 from services.db import Database
-from services.studies import certainty, read
+from services.studies import certainty, health, read
 from services.studies.propose import BASELINES, merit
 from services.studies.read import CandidateView, OpenSplit
 from services.studies.record import Study
@@ -40,6 +40,7 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
         ],
         "split": split,
         "candidates": [{**c.to_dict(), "on_the_front": shares.get(c.trial.number)} for c in found],
+        "health": [finding.to_dict() for finding in health.findings(database, study)],
         "noise_floor": [asdict(floor) for floor in noise.of_study(database, study, split)],
     }
 
@@ -74,6 +75,8 @@ def print_front(database: Database, number: int) -> None:
         click.echo("no results yet")
         return
     split = found[0].split
+    for finding in health.findings(database, study):
+        click.echo(f"! {finding.what}. {finding.mend}.")
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
 
 

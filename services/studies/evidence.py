@@ -44,7 +44,8 @@ def gather(connection: Connection, study: Study, trials: Sequence[Trial]) -> Evi
     if reference is None or not all(t.closed for t in base):
         return Evidence()
     found = earlier.load(connection, study)
-    if not METHODS[study.spec.search.method].uses_items:
+    method = METHODS.get(study.spec.search.method)
+    if method is None or not method.uses_items:
         return Evidence(earlier=found)
     wanted = [t.id for t in trials if t.told] + [one.trial_id for one in found]
     stored = predictions_of(connection, study, wanted, "search")

@@ -131,7 +131,7 @@ def violation(study: Study, measured: Measured) -> float:
     total = 0.0
     for constraint in study.spec.constraints:
         for suite in constrained(study, constraint):
-            total += max(0.0, _missed_by(constraint, measured[suite, constraint.metric]))
+            total += max(0.0, missed_by(constraint, measured[suite, constraint.metric]))
     return total
 
 
@@ -143,7 +143,7 @@ def constrained(study: Study, constraint: Constraint) -> list[str]:
     return [suite.name for suite in suites]
 
 
-def _missed_by(constraint: Constraint, value: Value) -> float:
+def missed_by(constraint: Constraint, value: Value) -> float:
     """How far the value, or its one-sided confidence bound, is beyond the limit."""
     assert value.value is not None
     low = high = value.value

@@ -53,6 +53,13 @@ def draw(shown: Snapshot, found: Sequence[CandidateView]) -> None:
             _card(measure, candidate, reference, shown)
 
 
+def health(shown: Snapshot) -> None:
+    """A card for everything that is wrong with the study."""
+    for finding in reading.findings(shown):
+        text = f"{words.plain(finding.what)}.  \n**{words.plain(finding.mend)}.**"
+        st.warning(text, icon=":material/health_and_safety:")
+
+
 def leading(shown: Snapshot, told: Sequence[CandidateView]) -> CandidateView | None:
     """The chosen candidate; before there is one, the feasible one of highest merit."""
     chosen = next((c for c in told if c.trial.number == shown.summary["chosen"]), None)

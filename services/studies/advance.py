@@ -62,7 +62,6 @@ def _search(connection: Connection, study: Study) -> bool:
     )
     if search_is_over(study, trials, evidence=known, left=left):
         rows(connection, "studies.set_phase", study=study.id, phase="validation")
-        rows(connection, "studies.event", study=study.id, text="search over; validating")
         finals.queue_validation(connection, study, trials)
         return True
     found = next_candidates(study, trials, room, evidence=known, left=left)

@@ -89,6 +89,9 @@ def test_report(shown: Snapshot) -> None:
             "choose again would spoil it, so **every reading is logged** with time and purpose."
         )
         _readings(sealed.readings(reading.database(), study.id))
+        if elsewhere := sealed.opened_elsewhere(reading.database(), study.id):
+            numbers = ", ".join(f"#{number}" for number in elsewhere)
+            st.caption(f"The test split of these suites was also open to studies {numbers}.")
         if seen:
             return
         st.button(

@@ -136,6 +136,14 @@ INSERT INTO test_reading (study_id, purpose, trials) VALUES (%(study)s, %(purpos
 -- name: test_readings
 SELECT at, purpose, trials FROM test_reading WHERE study_id = %(study)s ORDER BY id
 
+-- name: opened_before
+-- Other studies that have opened the test split of one of this study's suites.
+SELECT DISTINCT r.study_id AS study
+FROM test_reading r JOIN study_suite x ON x.study_id = r.study_id
+WHERE r.study_id <> %(study)s
+  AND x.suite_id IN (SELECT y.suite_id FROM study_suite y WHERE y.study_id = %(study)s)
+ORDER BY 1
+
 -- name: spent
 -- What the search has used. An evaluation that was stopped early says in its cost how many items it
 -- saw; any other has scored those that it has predictions of.

@@ -55,10 +55,28 @@ class Group:
             and (self.names is None or any(name in tensor for name in self.names))
         )
 
+    @property
+    def label(self) -> str:
+        """Which tensors it has, for people: `attention, layers 0–5`."""
+        return group_label(self.layers, self.kinds, self.names)
+
     def to_dict(self) -> dict[str, Any]:
         """The group as JSON-ready data, without the conditions that are not given."""
         found = {name: getattr(self, name) for name in ("layers", "kinds", "names", "weights")}
         return {name: list(value) for name, value in found.items() if value is not None}
+
+
+def group_label(
+    layers: tuple[int, int] | None,
+    kinds: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+) -> str:
+    """The conditions of a group for people: `layer 3`, `attention, layers 0–5`."""
+    parts = [*(kinds or ()), *(names or ())]
+    if layers is not None:
+        first, last = layers
+        parts.append(f"layer {first}" if first == last else f"layers {first}–{last}")
+    return ", ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,8 @@ from typing import Any
 from optim.recipe import Recipe
 from services.mergekit import inexpressible, to_mergekit
 
+#: more groups of tensors than this would make the table of weights too wide
+MOST_GROUPS = 12
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#+!|~])")
 
 
@@ -25,12 +27,6 @@ def model_card(recipe: Recipe, weights_digest: str, card: Mapping[str, Any] | No
     parents: Mapping[str, Mapping[str, str]] = card.get("parents") or {}
     names = {digest: _name(digest, parents) for digest in recipe.parents}
     places = {digest: _place(parents.get(digest, {})) or names[digest] for digest in names}
-    rows = [
-        f"| {plain(names[parent])} | {weight:.9g} | `{parent[:16]}` |"
-        + (f" {plain(_place(parents.get(parent, {})))} |" if _has_places(parents) else "")
-        for parent, weight in zip(recipe.parents, recipe.weights, strict=True)
-    ]
-    place_head, place_rule = (" place |", " --- |") if _has_places(parents) else ("", "")
     lines = [
         "---",
         "library_name: transformers",
@@ -42,9 +38,7 @@ def model_card(recipe: Recipe, weights_digest: str, card: Mapping[str, Any] | No
         f"A linear combination of {len(recipe.parents)} checkpoints, found and measured by Remelt;"
         " no training was done.",
         "",
-        f"| parent | weight | digest |{place_head}",
-        f"| --- | ---: | --- |{place_rule}",
-        *rows,
+        *_table(recipe, names, parents),
         "",
         *_exceptions(recipe),
         f"- accumulated in float32, rounded once to {recipe.dtype}",
@@ -57,10 +51,30 @@ def model_card(recipe: Recipe, weights_digest: str, card: Mapping[str, Any] | No
     return "\n".join(lines) + "\n"
 
 
+def _table(
+    recipe: Recipe, names: Mapping[str, str], parents: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """A line for every parent; a column of weights for every group, and for all other tensors."""
+    shown = recipe.groups if len(recipe.groups) <= MOST_GROUPS else ()
+    head = [*(plain(group.label) for group in shown), "other tensors" if shown else "weight"]
+    rows = [group.weights for group in shown] + [recipe.weights]
+    places = [plain(_place(parents.get(parent, {}))) for parent in recipe.parents]
+    places = places if any(places) else []
+    lines = [
+        ["parent", *head, "digest", *(["place"] if places else [])],
+        ["---", *(["---:"] * len(rows)), "---", *(["---"] if places else [])],
+    ]
+    for number, parent in enumerate(recipe.parents):
+        weights = [f"{row[number]:.9g}" for row in rows]
+        end = places[number : number + 1]
+        lines.append([plain(names[parent]), *weights, f"`{parent[:16]}`", *end])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
 def _exceptions(recipe: Recipe) -> list[str]:
     """That not all tensors have the weights of the table."""
     parts = []
-    if recipe.groups:
+    if len(recipe.groups) > MOST_GROUPS:
         parts.append(f"{len(recipe.groups)} groups of tensors have weights of their own")
     if recipe.columns:
         parts.append(f"{len(recipe.columns)} tensors have weights per column")
@@ -100,7 +114,3 @@ def _place(parent: Mapping[str, str]) -> str:
     """Where others find a parent; a path on somebody's machine tells them nothing."""
     uri = str(parent.get("uri") or "")
     return uri if uri.startswith("s3://") else ""
-
-
-def _has_places(parents: Mapping[str, Mapping[str, str]]) -> bool:
-    return any(_place(parent) for parent in parents.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from services.store import fetch_checkpoint
 from services.suites import NAME, SPLITS, Suite, parse_suite
 
 MAX_SUITE_BYTES = 64 * 2**20
+#: what families call the number of layers
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ class Pool:
     name: str
     reference: str
     members: tuple[Member, ...]
+    #: of the model, by its configuration; None where that does not say
+    layers: int | None = None
 
     @property
     def names(self) -> list[str]:
@@ -208,6 +212,7 @@ def pool_by_id(connection: Connection, pool_id: int) -> Pool:
 
 
 def _pool_from_row(connection: Connection, found: Row) -> Pool:
+    found_members = rows(connection, "registry.members", pool=found["id"])
     members = tuple(
         Member(
             name=m["name"],
@@ -217,9 +222,24 @@ def _pool_from_row(connection: Connection, found: Row) -> Pool:
             dtype=m["dtype"],
             files=m["files"],
         )
-        for m in rows(connection, "registry.members", pool=found["id"])
+        for m in found_members
     )
-    return Pool(id=found["id"], name=found["name"], reference=found["reference"], members=members)
+    return Pool(
+        id=found["id"],
+        name=found["name"],
+        reference=found["reference"],
+        members=members,
+        layers=layers_of(found_members[0]["config"]),
+    )
+
+
+def layers_of(config: Mapping[str, Any]) -> int | None:
+    """How many layers a model has by its `config.json`, whatever its family calls them."""
+    for data in (config, config.get("text_config") or {}):
+        for key in LAYER_KEYS:
+            if isinstance(data.get(key), int):
+                return int(data[key])
+    return None
 
 
 def add_suite(

@@ -38,6 +38,8 @@ METRICS: dict[str, Direction] = {
 MetricName = Literal[
     "score", "macro", "negative_flip_rate", "positive_flip_rate", "churn", "inconsistency"
 ]
+#: of spaces whose bounds can be set
+BOUNDS = {"affine": (-0.5, 1.5), "task": (0.0, 1.0)}
 RATES = ("negative_flip_rate", "positive_flip_rate", "churn", "inconsistency")
 
 
@@ -112,22 +114,61 @@ class Constraint(_Strict):
         return self
 
 
+class Groups(_Strict):
+    """Which tensors of the model have weights of their own."""
+
+    layers: int | None = Field(
+        default=None, ge=1, le=1024, description="so many equal stretches of layers; null: one"
+    )
+    kinds: bool = Field(
+        default=False, description="attention and mlp apart, in every stretch of layers"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, data: Any) -> Any:
+        """`model` (none) and `kinds` are short forms."""
+        if isinstance(data, str):
+            if data not in ("model", "kinds"):
+                raise ValueError("write model, kinds, {layers: 4} or {layers: 4, kinds: true}")
+            return {"kinds": data == "kinds"}
+        return data
+
+
 class Search(_Strict):
     """How candidates are proposed."""
 
     method: Literal["cma-es", "nsga-ii", "random"] = Field(
         default="cma-es", description="the searcher; cma-es climbs the mean of the objectives"
     )
-    space: Literal["simplex", "affine"] = Field(
+    space: Literal["simplex", "affine", "task"] = Field(
         default="affine",
-        description="weights sum to 1; simplex: none negative; affine: within bounds",
+        description="weights sum to 1; simplex: none negative; affine: within bounds; "
+        "task: those of all checkpoints but the base within bounds, the base takes the rest",
     )
-    bounds: tuple[float, float] = Field(
-        default=(-0.5, 1.5), description="smallest and largest weight in the affine space"
+    base: Name | None = Field(
+        default=None,
+        description="task space: the checkpoint that the others' differences are added to; "
+        "left out: the reference",
+    )
+    bounds: tuple[float, float] | None = Field(
+        default=None,
+        description="smallest and largest weight, of the affine space (left out: -0.5 and 1.5) "
+        "or the task space (0 and 1)",
+    )
+    groups: Groups = Field(
+        default_factory=Groups,
+        description="tensors with weights of their own: model (none), kinds, {layers: 4} or "
+        "{layers: 4, kinds: true}; all other tensors (embeddings, head) share one more row",
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="same seed, same suggestions")
     parallelism: int = Field(
         default=8, ge=1, le=1024, description="candidates handed out at a time"
+    )
+    reuse: bool = Field(
+        default=False,
+        description="the searcher also knows what earlier studies on the same pool, suites and "
+        "reference found; the same spec then no longer makes the same suggestions",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="options of the method (see docs/searchers.md)"
@@ -135,8 +176,8 @@ class Search(_Strict):
 
     @field_validator("bounds")
     @classmethod
-    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        if not bounds[0] < bounds[1]:
+    def _ordered(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and not bounds[0] < bounds[1]:
             raise ValueError("the first bound must be below the second")
         return bounds
 
@@ -145,20 +186,33 @@ class Search(_Strict):
         read_options(self.method, SEARCHERS[self.method].options, self.options)
         return self
 
+    @model_validator(mode="after")
+    def _base_of_tasks(self) -> Search:
+        if self.base is not None and self.space != "task":
+            raise ValueError("base belongs to the task space: leave it out, or write space: task")
+        return self
+
     @property
     def box(self) -> tuple[float, float]:
-        """Smallest and largest weight of the space."""
-        return (0.0, 1.0) if self.space == "simplex" else self.bounds
+        """Smallest and largest weight of the space; in the task space of all but the base."""
+        if self.space == "simplex":
+            return (0.0, 1.0)
+        return self.bounds or BOUNDS[self.space]
 
 
 class Budget(_Strict):
-    """When the search stops."""
+    """When the search stops: at whichever limit comes first."""
 
     trials: int = Field(
         default=100,
         ge=1,
         le=100_000,
         description="candidates the searcher proposes; baselines come on top",
+    )
+    item_evaluations: int | None = Field(
+        default=None,
+        ge=1,
+        description="items scored on the search split, baselines included; null: no limit",
     )
     wall_minutes: float | None = Field(
         default=None, gt=0, description="no new candidate after this time; null: no limit"

@@ -15,7 +15,8 @@ import streamlit as st
 from services import noise
 from services.cli.context import open_database
 from services.db import Database, Row
-from services.studies import read, views
+from services.studies import certainty, health, read, views
+from services.studies.health import Finding
 from services.studies.read import CandidateView, Flip, OpenSplit
 from services.studies.record import Study
 
@@ -64,6 +65,26 @@ def candidates(shown: Snapshot, split: OpenSplit) -> list[CandidateView]:
 @st.cache_resource(show_spinner="Reading candidates …", max_entries=32)
 def _candidates(study_id: int, split: OpenSplit, mark: Mark, _study: Study) -> list[CandidateView]:
     return read.candidates(database(), _study, split)
+
+
+def on_the_front(shown: Snapshot, split: OpenSplit) -> dict[int, float]:
+    """How sure each candidate's place on the front is, by trial number."""
+    return _on_the_front(shown.study.id, split, shown.mark, shown.study)
+
+
+@st.cache_resource(show_spinner="Resampling items …", max_entries=32)
+def _on_the_front(study_id: int, split: OpenSplit, mark: Mark, _study: Study) -> dict[int, float]:
+    return certainty.on_the_front(database(), _study, split)
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _findings(study_id: int, mark: Mark, _study: Study) -> list[Finding]:
+    return health.findings(database(), _study)
+
+
+def findings(shown: Snapshot) -> list[Finding]:
+    """What is wrong with the study, each with its mend."""
+    return _findings(shown.study.id, shown.mark, shown.study)
 
 
 def curve(shown: Snapshot) -> list[views.Progress]:

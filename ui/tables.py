@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -26,10 +26,16 @@ def shown_measures(study: Study) -> list[Measure]:
 
 
 def trial_frame(
-    study: Study, found: Sequence[CandidateView], chosen: int | None = None
+    study: Study,
+    found: Sequence[CandidateView],
+    chosen: int | None = None,
+    shares: Mapping[int, float] | None = None,
 ) -> pd.DataFrame:
-    """One row a trial, best rank first; shares in percent, half-widths of 95 % intervals in '±'."""
-    shown = shown_measures(study)
+    """One row a trial, best rank first; shares in percent, half-widths of 95 % intervals in '±'.
+
+    `shares`: by trial, how sure its place on the front is.
+    """
+    shown, shares = shown_measures(study), shares or {}
     rows = []
     for candidate in sorted(found, key=_order):
         trial = candidate.trial
@@ -40,13 +46,14 @@ def trial_frame(
             "name": trial.label,
             "state": trial.state,
             "rank": trial.rank,
+            "on front": 100 * shares[trial.number] if trial.number in shares else None,
             "feasible": candidate.feasible if trial.objectives is not None else None,
         }
         for measure in shown:
             metric = measure.of(candidate)
             row[measure.key] = _scaled(None if metric is None else metric.value, measure)
             row[f"± {measure.key}"] = _scaled(_half_width(metric), measure)
-        row["weights"] = words.weights(study.pool.names, trial.weights, most=3)
+        row["weights"] = words.trial_weights(study, trial.weights, most=3)
         rows.append(row)
     frame = pd.DataFrame(rows)
     if not frame.empty:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from services.studies.read import Metric
+from services.studies.record import Study
+from services.studies.space import mean_of, rows_of
 
 DASH = "–"
 #: weights smaller than this are left out of short texts (never out of tables)
@@ -83,6 +85,13 @@ def weights(names: Sequence[str], values: Sequence[float], most: int = 5) -> str
     shown = [f"{name} {value:.2f}" for name, value in pairs if abs(value) >= SMALL_WEIGHT]
     more = [f"+{len(shown) - most} more"] if len(shown) > most else []
     return ", ".join(shown[:most] + more)
+
+
+def trial_weights(study: Study, values: Sequence[float], most: int = 5) -> str:
+    """Weights of a trial as `weights` writes them; of groups, their mean."""
+    groups = len(rows_of(study, values))
+    mean = f" (mean of {groups} groups)" if groups > 1 else ""
+    return weights(study.pool.names, mean_of(study, values), most) + mean
 
 
 def plain(text: str) -> str:

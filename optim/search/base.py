@@ -128,6 +128,10 @@ class Searcher(ABC):
         missing, of the wrong length, NaN or infinite.
         """
 
+    def health(self, observations: Sequence[Observation]) -> list[str]:
+        """What is wrong with the search as this method sees it, a sentence for people each."""
+        return []
+
     def _checked(self, observations: Sequence[Observation]) -> dict[str, Observation]:
         rows: dict[str, Observation] = {}
         for row in observations:

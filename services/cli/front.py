@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from services import noise
 from services.cli.output import interval, print_table
 from services.db import Database
-from services.studies import read
+from services.studies import certainty, health, read
 from services.studies.propose import BASELINES, merit
-from services.studies.read import CandidateView
+from services.studies.read import CandidateView, OpenSplit
 from services.studies.record import Study
+from services.studies.space import labels_of, mean_of, rows_of
 
 #: weights smaller than this are left out of tables (never out of recipes)
 SHOWN_WEIGHT = 0.005
@@ -29,16 +30,26 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
     study = read.get_study(database, number)
     found = latest(database, study)
     split = found[0].split if found else "search"
+    shares = _shares(database, study, split)
     return {
         "checkpoints": study.pool.names,
+        "groups": labels_of(study),
         "objectives": [
             {"name": axis.label, "direction": study.direction(i)}
             for i, axis in enumerate(study.spec.axes)
         ],
         "split": split,
-        "candidates": [candidate.to_dict() for candidate in found],
+        "candidates": [{**c.to_dict(), "on_the_front": shares.get(c.trial.number)} for c in found],
+        "health": [finding.to_dict() for finding in health.findings(database, study)],
         "noise_floor": [asdict(floor) for floor in noise.of_study(database, study, split)],
     }
+
+
+def _shares(database: Database, study: Study, split: str) -> dict[int, float]:
+    """How sure each candidate's place on the front is; the test split is not resampled."""
+    return (
+        {} if split == "test" else certainty.on_the_front(database, study, cast(OpenSplit, split))
+    )
 
 
 def latest(database: Database, study: Study) -> list[CandidateView]:
@@ -56,6 +67,7 @@ def print_front(database: Database, number: int) -> None:
     counts = f"{summary['complete']} complete, {summary['running']} running, "
     counts += f"{summary['queued']} queued, {summary['failed']} failed"
     click.echo(f"study {number} ({study.name}): {study.state}, phase {study.phase}; {counts}")
+    click.echo(f"search: {', '.join(summary['used'])}")
     if study.failure:
         click.echo(f"failure: {study.failure}")
     found = latest(database, study)
@@ -63,6 +75,8 @@ def print_front(database: Database, number: int) -> None:
         click.echo("no results yet")
         return
     split = found[0].split
+    for finding in health.findings(database, study):
+        click.echo(f"! {finding.what}. {finding.mend}.")
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
 
 
@@ -76,10 +90,12 @@ def print_candidates(
     several = len(study.scored) > 1
     columns = ["trial", "what", *(s.name for s in study.suites)]
     columns += [*(["macro"] if several else []), "neg. flips", "churn", "front", "ok", "weights"]
-    print_table(columns, [_line(study, c, chosen, several) for c in shown], title=title)
+    shares = _shares(database, study, shown[0].split)
+    print_table(columns, [_line(study, c, chosen, several, shares) for c in shown], title=title)
     click.echo(
         f"* chosen. Scores with 95 % intervals on {shown[0].split} items; "
         f"flips and churn against {study.reference}."
+        + (" Front: in how many of 1,000 resamples of the items." if shares else "")
     )
     if floor := noise.line(database, study, shown[0].split):
         click.echo(floor)
@@ -94,7 +110,13 @@ def _shown(study: Study, told: Sequence[CandidateView]) -> list[CandidateView]:
     return front + others + [c for c in by_merit if c.trial.role in BASELINES]
 
 
-def _line(study: Study, candidate: CandidateView, chosen: int | None, several: bool) -> list[str]:
+def _line(
+    study: Study,
+    candidate: CandidateView,
+    chosen: int | None,
+    several: bool,
+    shares: Mapping[int, float],
+) -> list[str]:
     trial, metrics = candidate.trial, candidate.metrics
 
     def cell(suite: str, name: str) -> str:
@@ -108,7 +130,8 @@ def _line(study: Study, candidate: CandidateView, chosen: int | None, several: b
     scores = [cell(suite.name, "score") for suite in study.suites]
     overall = [cell("", "macro")] if several else []
     flips = [cell("", "negative_flip_rate"), cell("", "churn")]
-    front = "yes" if trial.rank == 1 else ""
+    front = ["yes"] if trial.rank == 1 else []
+    front += [f"{100 * shares[trial.number]:.0f} %"] if trial.number in shares else []
     feasible = "yes" if candidate.feasible else "no"
     return [
         f"{trial.number}{mark}",
@@ -116,18 +139,20 @@ def _line(study: Study, candidate: CandidateView, chosen: int | None, several: b
         *scores,
         *overall,
         *flips,
-        front,
+        "\n".join(front),
         feasible,
         weights_text(study, trial.weights),
     ]
 
 
 def weights_text(study: Study, weights: Sequence[float]) -> str:
-    """`trec .42, deployed .31 +3 more`, largest first."""
-    if len(set(weights)) == 1:
-        return f"1/{len(weights)} each"
-    named = zip(study.pool.names, weights, strict=True)
+    """`trec .42, deployed .31 +3 more`, largest first; of groups, their mean."""
+    row, groups = mean_of(study, weights), len(rows_of(study, weights))
+    if len(set(row)) == 1 and groups == 1:
+        return f"1/{len(row)} each"
+    named = zip(study.pool.names, row, strict=True)
     pairs = sorted(named, key=lambda pair: -abs(pair[1]))
     large = [f"{name} {w:.2f}" for name, w in pairs if abs(w) >= SHOWN_WEIGHT]
     more = f" +{len(large) - SHOWN_WEIGHTS} more" if len(large) > SHOWN_WEIGHTS else ""
-    return ", ".join(large[:SHOWN_WEIGHTS]) + more
+    mean = f" (mean of {groups} groups)" if groups > 1 else ""
+    return ", ".join(large[:SHOWN_WEIGHTS]) + more + mean

@@ -184,11 +184,17 @@ def report(number: int, as_json: bool) -> None:
     """The sealed test split of finished study NUMBER. Each reading is logged."""
     database = open_database()
     found = sealed.final_report(database, number, purpose="remelt study report")
+    elsewhere = sealed.opened_elsewhere(database, number)
     if as_json:
         data = [candidate.to_dict() for candidate in found]
-        print_json({"candidates": data, "readings": sealed.readings(database, number)})
+        more = {"readings": sealed.readings(database, number), "opened_elsewhere": elsewhere}
+        print_json({"candidates": data, **more})
         return
     front.print_candidates(database, number, found, title="test split (sealed until the choice)")
+    click.echo(f"read {len(sealed.readings(database, number))} times, this reading included")
+    if elsewhere:
+        numbers = ", ".join(map(str, elsewhere))
+        click.echo(f"the test split of these suites was also open to studies {numbers}")
 
 
 @study.command()

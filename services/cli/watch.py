@@ -41,5 +41,5 @@ def progress_of(summary: Row) -> tuple[int, int]:
     for count in summary["counts"]:
         by_split[count["split"]] = by_split.get(count["split"], 0) + count["n"]
         ended += count["n"] if count["state"] not in ("queued", "running") else 0
-    searched = by_split.get("search", 0) + max(0, summary["budget"] - summary["asked"])
+    searched = by_split.get("search", 0) + summary["left"]
     return ended, searched + by_split.get("validation", 0) + by_split.get("test", 0)

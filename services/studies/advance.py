@@ -10,12 +10,19 @@ from collections.abc import Sequence
 
 from psycopg.types.json import Jsonb
 
-from optim.recipe import Recipe
 from services import outbox
 from services.db import Connection, Database, row, rows
-from services.studies import finals
-from services.studies.propose import Candidate, next_candidates, search_is_over
+from services.studies import earlier, finals
+from services.studies.budget import affordable, spent
+from services.studies.evidence import gather
+from services.studies.propose import (
+    Candidate,
+    greedy_steps_left,
+    next_candidates,
+    search_is_over,
+)
 from services.studies.record import Split, Study, Trial, load_study, load_trials, lock_study
+from services.studies.space import make_recipe
 from services.studies.tell import tell
 
 
@@ -45,16 +52,20 @@ def _search(connection: Connection, study: Study) -> bool:
     trials = load_trials(connection, study.id, "search")
     if _lost_reference(connection, study, trials, "search"):
         return False
-    out_of_time = _out_of_time(connection, study)
-    if search_is_over(study, trials, out_of_time=out_of_time):
+    room = study.spec.search.parallelism - sum(not t.closed for t in trials)
+    if room < 1:
+        return False
+    earlier.tell(connection, study, trials)
+    known = gather(connection, study, trials)
+    left = affordable(
+        study.spec.budget, spent(connection, study.id), reserved=greedy_steps_left(study, trials)
+    )
+    if search_is_over(study, trials, evidence=known, left=left):
         rows(connection, "studies.set_phase", study=study.id, phase="validation")
-        rows(connection, "studies.event", study=study.id, text="search over; validating")
         finals.queue_validation(connection, study, trials)
         return True
-    room = study.spec.search.parallelism - sum(not t.closed for t in trials)
-    if room > 0:
-        found = next_candidates(study, trials, room, closing=out_of_time)
-        _insert(connection, study, trials, found)
+    found = next_candidates(study, trials, room, evidence=known, left=left)
+    _insert(connection, study, trials, found)
     return False
 
 
@@ -84,9 +95,7 @@ def _insert(
     first = len(trials)
     evaluations: list[int] = []
     for number, candidate in enumerate(found, start=first):
-        recipe = Recipe(
-            parents=study.pool.digests, weights=candidate.weights, dtype=study.pool.dtype
-        )
+        recipe = make_recipe(study.spec.search, study.pool, candidate.weights)
         made = row(
             connection,
             "studies.insert_trial",
@@ -106,11 +115,3 @@ def _insert(
     outbox.add(connection, "evaluate", evaluations)
     if evaluations:
         rows(connection, "studies.touch", study=study.id)
-
-
-def _out_of_time(connection: Connection, study: Study) -> bool:
-    minutes = study.spec.budget.wall_minutes
-    if minutes is None:
-        return False
-    spent = row(connection, "studies.started_seconds", study=study.id)
-    return spent is not None and spent["seconds"] > minutes * 60

@@ -17,6 +17,7 @@ from services.lm_eval.samples import write_samples
 from services.mergekit import to_mergekit
 from services.studies import read, sealed
 from services.studies.record import Split, Study
+from services.studies.space import labels_of
 
 #: cells that a spreadsheet would take for a formula
 FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
@@ -38,6 +39,7 @@ def _json(database: Database, study: Study) -> str:
     data: dict[str, Any] = dict(read.study_summary(database, study.id))
     data["spec"] = study.spec.model_dump(mode="json")
     data["checkpoints"] = [{"name": m.name, "digest": m.digest} for m in study.pool.members]
+    data["groups"] = labels_of(study)
     data["suites"] = [{"name": s.name, "digest": s.digest} for s in study.suites]
     for split in ("search", "validation"):
         data[split] = [c.to_dict() for c in read.candidates(database, study, split)]
@@ -52,7 +54,12 @@ def _plain(value: Any) -> str:
 
 
 def _csv(database: Database, study: Study) -> str:
-    names = [f"weight:{name}" for name in study.pool.names]
+    labels = labels_of(study)
+    names = [
+        f"weight:{name}:{label}" if label else f"weight:{name}"
+        for label in labels
+        for name in study.pool.names
+    ]
     found = read.candidates(database, study, "search")
     metrics = sorted({(s, m) for c in found for s, by in c.metrics.items() for m in by})
     out = io.StringIO()

@@ -27,8 +27,12 @@ def queue_validation(connection: Connection, study: Study, trials: Sequence[Tria
         [t.violation or 0.0 for t in found],
         study.spec.budget.finalists,
     )
-    chosen = [t for t in told if t.role in BASELINES] + [found[i] for i in best]
-    _queue(connection, chosen, "validation")
+    chosen = [found[i] for i in best]
+    front = sum(t.rank == 1 for t in found)
+    text = f"search over; validating {len(chosen)} candidates, "
+    text += f"{sum(t.rank == 1 for t in chosen)} of the {front} on the front, and the baselines"
+    rows(connection, "studies.event", study=study.id, text=text)
+    _queue(connection, [t for t in told if t.role in BASELINES] + chosen, "validation")
 
 
 def choose(connection: Connection, study: Study, trials: Sequence[Trial]) -> bool:
@@ -50,6 +54,10 @@ def choose(connection: Connection, study: Study, trials: Sequence[Trial]) -> boo
         purpose="final report: finalists and baselines",
         trials=len(told),
     )
+    before = [str(r["study"]) for r in rows(connection, "studies.opened_before", study=study.id)]
+    text = f"opened the test split for {len(told)} candidates"
+    text += f"; of these suites it was open to studies {', '.join(before)} before" if before else ""
+    rows(connection, "studies.event", study=study.id, text=text)
     _queue(connection, told, "test")
     return True
 

@@ -1,26 +1,32 @@
 """What to evaluate next in the search phase: the named baselines first, then the searcher.
 
-A pure function of the study and its trials on the search split; it never sees another split. A
-study continued after a crash therefore makes the suggestions of one that never stopped.
+A pure function of the study, its trials on the search split and the evidence of these; it never
+sees another split. A study continued after a crash therefore makes the suggestions of one that
+never stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optim.search import METHODS, Observation, Searcher, make_searcher, quality
+from optim.search.base import State
 from optim.search.baselines import greedy_next, greedy_order, single_weights, uniform
-from optim.space import Space
 from services.studies.record import Study, Trial
+from services.studies.space import space_of
+
+if TYPE_CHECKING:
+    from services.studies.earlier import EarlierResult
+    from services.studies.evidence import Evidence
 
 BASELINES = ("reference", "single", "uniform")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trial to be: its role, its place in the search, and its weights over the pool."""
+    """A trial to be: its role, its place in the search, and its weights, a point of the space."""
 
     role: str
     slot: str
@@ -30,21 +36,19 @@ class Candidate:
 
 def baselines(study: Study) -> list[Candidate]:
     """The reference first (flips need it), then the other checkpoints, then the uniform soup."""
-    names = study.pool.names
+    names, space = study.pool.names, space_of(study)
     order = sorted(range(len(names)), key=lambda i: (names[i] != study.reference, i))
     found = [
         Candidate(
             role="reference" if names[i] == study.reference else "single",
             slot=f"single.{names[i]}",
             label=names[i],
-            weights=single_weights(len(names), i),
+            weights=space.repeated(single_weights(len(names), i)),
         )
         for i in order
     ]
-    soup = Candidate(
-        role="uniform", slot="uniform", label="uniform soup", weights=uniform(len(names))
-    )
-    return [*found, soup]
+    soup = space.repeated(uniform(len(names)))
+    return [*found, Candidate(role="uniform", slot="uniform", label="uniform soup", weights=soup)]
 
 
 def minimised(study: Study, objectives: Sequence[float]) -> tuple[float, ...]:
@@ -60,44 +64,59 @@ def merit(study: Study, trial: Trial) -> float:
 
 
 def next_candidates(
-    study: Study, trials: Sequence[Trial], room: int, *, closing: bool = False
+    study: Study, trials: Sequence[Trial], room: int, *, evidence: Evidence, left: int
 ) -> list[Candidate]:
-    """Up to `room` candidates not asked before; `closing` asks the searcher for no more."""
+    """Up to `room` candidates not asked before, at most `left` of them from the searcher."""
     by_slot = {trial.slot: trial for trial in trials}
     fixed = [c for c in baselines(study) if c.slot not in by_slot]
     if fixed:
         return fixed[:room]
-    if not all(trial.closed for trial in trials if trial.role in BASELINES):
+    if not _baselines_closed(trials):
         return []
     found = _greedy(study, by_slot)[:room]
-    asked = sum(trial.role == "search" for trial in trials)
-    left = min(room - len(found), study.spec.budget.trials - asked)
-    if left > 0 and not closing:
-        found += _searched(study, trials, left)
+    wanted = min(room - len(found), left)
+    if wanted > 0:
+        found += _searched(study, trials, evidence, wanted)
     return found
 
 
-def search_is_over(study: Study, trials: Sequence[Trial], *, out_of_time: bool) -> bool:
+def search_is_over(study: Study, trials: Sequence[Trial], *, evidence: Evidence, left: int) -> bool:
     """Everything asked is closed and nothing more would be asked."""
     if not all(trial.closed for trial in trials):
         return False
-    return not next_candidates(study, trials, 1, closing=out_of_time)
+    return not next_candidates(study, trials, 1, evidence=evidence, left=left)
+
+
+def greedy_steps_left(study: Study, trials: Sequence[Trial]) -> int:
+    """How many more soups the greedy baseline may ask for, at most."""
+    steps = [trial for trial in trials if trial.role == "greedy"]
+    if _baselines_closed(trials) and all(trial.closed for trial in steps):
+        by_slot = {trial.slot: trial for trial in trials}
+        if all(c.slot in by_slot for c in baselines(study)) and not _greedy(study, by_slot):
+            return 0
+    return len(study.pool.members) - 1 - len(steps)
+
+
+def _baselines_closed(trials: Sequence[Trial]) -> bool:
+    return all(trial.closed for trial in trials if trial.role in BASELINES)
 
 
 def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
     """The next step of the greedy soup, once the last one has been told."""
     singles = [by_slot[f"single.{name}"] for name in study.pool.names]
-    order = greedy_order([quality(_observation(study, trial)) for trial in singles])
+    order = greedy_order([quality(observation(study, trial)) for trial in singles])
     if singles[order[0]].objectives is None:
         return []
+    # soups are of whole models: the row of one group says it all
     results = {
-        trial.weights: quality(_observation(study, trial))
+        trial.weights[: len(order)]: quality(observation(study, trial))
         for trial in by_slot.values()
         if trial.role != "search" and trial.closed
     }
-    weights = greedy_next(order, results)
+    row = greedy_next(order, results)
+    weights = () if row is None else space_of(study).repeated(row)
     steps = [trial for trial in by_slot.values() if trial.role == "greedy"]
-    if weights is None or any(trial.weights == weights for trial in steps):
+    if not weights or any(trial.weights == weights for trial in steps):
         return []
     number = len(steps) + 1
     return [
@@ -110,45 +129,65 @@ def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
     ]
 
 
-def searcher_of(study: Study, trials: Sequence[Trial]) -> Searcher:
-    """The study's searcher; where it can, it starts from the baselines, best first."""
+def searcher_of(study: Study, trials: Sequence[Trial], evidence: Evidence) -> Searcher:
+    """The study's searcher. It knows the baselines and what earlier studies found and, where it
+    can, starts from the baselines."""
     search = study.spec.search
-    lower, upper = search.box
+    told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
     options: dict[str, Any] = dict(search.options)
     if any(option.name == "start" for option in METHODS[search.method].options):
-        told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
-        told.sort(key=lambda t: (max(t.violation or 0.0, 0.0), -merit(study, t), t.number))
-        options.setdefault("start", [list(t.weights) for t in told])
+        best = sorted(told, key=lambda t: (max(t.violation or 0, 0.0), -merit(study, t), t.number))
+        options.setdefault("start", [list(t.weights) for t in best])
     return make_searcher(
         search.method,
-        space=Space(len(study.pool.members), lower, upper),
+        space=space_of(study),
         objectives=study.axes,
         seed=search.seed,
         options=options,
+        question=evidence.question,
+        known=[
+            *(observation(study, t, evidence) for t in told),
+            *(_earlier(study, one, evidence) for one in evidence.earlier),
+        ],
     )
 
 
-def _searched(study: Study, trials: Sequence[Trial], count: int) -> list[Candidate]:
-    observations = [_observation(study, trial) for trial in trials if trial.role == "search"]
+def _searched(
+    study: Study, trials: Sequence[Trial], evidence: Evidence, count: int
+) -> list[Candidate]:
+    observations = [observation(study, t, evidence) for t in trials if t.role == "search"]
     return [
         Candidate(role="search", slot=s.slot, label=s.slot, weights=s.weights)
-        for s in searcher_of(study, trials).ask(observations, count)
+        for s in searcher_of(study, trials, evidence).ask(observations, count)
     ]
 
 
-def _observation(study: Study, trial: Trial) -> Observation:
-    if trial.objectives is not None:
-        return Observation(
-            slot=trial.slot,
-            weights=trial.weights,
-            values=minimised(study, trial.objectives),
-            violation=trial.violation or 0.0,
-            state="complete",
-        )
+def _earlier(study: Study, one: EarlierResult, evidence: Evidence) -> Observation:
+    signal, changed = evidence.answers.get(one.trial_id, (None, None))
+    return Observation(
+        slot=f"study{one.study}.{one.slot}",
+        weights=one.weights,
+        values=minimised(study, one.objectives),
+        violation=one.violation,
+        state="complete",
+        signal=signal,
+        changed=changed,
+    )
+
+
+def observation(study: Study, trial: Trial, evidence: Evidence | None = None) -> Observation:
+    """A trial as searchers see it, with what it answered where the evidence has that."""
+    if trial.objectives is None:
+        state: State = "failed" if trial.closed else "pending"
+        return Observation(slot=trial.slot, weights=trial.weights, state=state)
+    answers = evidence.answers if evidence is not None else {}
+    signal, changed = answers.get(trial.id, (None, None))
     return Observation(
         slot=trial.slot,
         weights=trial.weights,
-        values=None,
-        violation=0.0,
-        state="failed" if trial.closed else "pending",
+        values=minimised(study, trial.objectives),
+        violation=trial.violation or 0.0,
+        state="complete",
+        signal=signal,
+        changed=changed,
     )

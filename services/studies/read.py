@@ -15,6 +15,8 @@ from optim.predictions import Predictions
 from services import registry
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, NotFound
+from services.spec import Budget
+from services.studies import budget
 from services.studies.record import (
     Split,
     Study,
@@ -63,15 +65,24 @@ class CandidateView:
 
 def list_studies(database: Database) -> list[Row]:
     """Every study with its progress, newest first."""
-    return database.rows("read.studies", study=None)
+    found = database.rows("read.studies", study=None)
+    for study in found:
+        del study["limits"]
+    return found
 
 
 def study_summary(database: Database, study_id: int) -> Row:
-    """One study with its progress; raises NotFound."""
+    """One study with its progress; raises NotFound. `left`: candidates still to be asked for, as
+    far as can be said now; `used`: every limit of the budget with what is used of it."""
     found = database.row("read.studies", study=study_id)
     if found is None:
         raise NotFound(f"no study has the number {study_id}", mend="List them: remelt study list")
+    limits = Budget.model_validate(found.pop("limits"))
     with database.transaction() as connection:
+        used = budget.spent(connection, study_id)
+        searching = found["phase"] == "search"
+        found["left"] = budget.affordable(limits, used) if searching else 0
+        found["used"] = budget.used_text(limits, used)
         found["counts"] = rows(connection, "read.counts", study=study_id)
         found["pace"] = row(connection, "read.pace", study=study_id)
     return found
@@ -93,7 +104,7 @@ def candidates(
     database: Database, study: Study, split: OpenSplit = "search"
 ) -> list[CandidateView]:
     """Every trial with its metrics on one open split, by number."""
-    _refuse_test(split)
+    refuse_test(split)
     with database.transaction() as connection:
         return candidates_on(connection, study, split)
 
@@ -111,7 +122,8 @@ def candidates_on(connection: Connection, study: Study, split: Split) -> list[Ca
     ]
 
 
-def _refuse_test(split: str) -> None:
+def refuse_test(split: str) -> None:
+    """Raise BadInput for the sealed split."""
     if split == "test":
         raise BadInput(
             "the test split is sealed",
@@ -123,7 +135,7 @@ def predictions(
     database: Database, study: Study, number: int, split: OpenSplit
 ) -> dict[str, Predictions]:
     """What one trial answered on an open split, by suite name; empty if it was not scored there."""
-    _refuse_test(split)
+    refuse_test(split)
     with database.transaction() as connection:
         trial = next(
             (t for t in load_trials(connection, study.id, split) if t.number == number), None
@@ -154,7 +166,7 @@ class Flip:
 
 def flips(database: Database, study: Study, number: int, split: OpenSplit = "search") -> list[Flip]:
     """Every answer that differs from the reference's, suite by suite, worst new margin first."""
-    _refuse_test(split)
+    refuse_test(split)
     with database.transaction() as connection:
         trials = load_trials(connection, study.id, split)
         trial = next((t for t in trials if t.number == number), None)

@@ -5,12 +5,13 @@ Plain reading inside the caller's transaction; no decisions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from optim.predictions import Form, Predictions
 from services import registry
-from services.db import Connection, row, rows
+from services.db import Connection, query, row, rows
 from services.errors import NotFound
 from services.predictions import unpack
 from services.spec import METRICS, StudySpec, spec_from_dict
@@ -164,3 +165,20 @@ def load_predictions(
         for r in found
         if r["suite_id"] in by_id
     }
+
+
+def predictions_of(
+    connection: Connection, study: Study, trials: Sequence[int], split: Split
+) -> dict[int, dict[str, Predictions]]:
+    """Predictions of many trials on the study's suites, by trial id and suite name.
+
+    One query, in binary, without generated texts: those are for people.
+    """
+    suites = {suite.id: suite for suite in study.suites}
+    values = {"trials": list(trials), "suites": list(suites), "split": split}
+    cursor = connection.execute(query("studies.answers"), values, binary=True)
+    found: dict[int, dict[str, Predictions]] = {}
+    for r in cursor:
+        suite = suites[r["suite_id"]]
+        found.setdefault(r["trial_id"], {})[suite.name] = unpack(suite.form, {**r, "texts": None})
+    return found

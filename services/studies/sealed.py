@@ -59,3 +59,9 @@ def _opened(connection: Connection, study_id: int) -> Study:
 def readings(database: Database, study_id: int) -> list[Row]:
     """Who opened the test split, when and what for."""
     return database.rows("studies.test_readings", study=study_id)
+
+
+def opened_elsewhere(database: Database, study_id: int) -> list[int]:
+    """Other studies that have opened the test split of one of this study's suites. What was
+    chosen after somebody had looked there is not judged by items that nobody had seen."""
+    return [row["study"] for row in database.rows("studies.opened_before", study=study_id)]

@@ -14,7 +14,10 @@ from psycopg.types.json import Jsonb
 from services import outbox, registry
 from services.db import Connection, Database, row, rows
 from services.errors import BadInput, SpecRefused
-from services.spec import Constraint, Objective, StudySpec
+from services.spec import Constraint, Objective, StudySpec, spec_from_dict
+from services.studies import earlier
+from services.studies.budget import Spent, affordable
+from services.studies.space import make_space
 from services.version import code_version
 
 
@@ -31,20 +34,15 @@ def submit(
 ) -> Submitted:
     """Store a study and wake it up; the same key again returns the first study.
 
-    Raises NotFound for an unknown pool or suite, SpecRefused for a reference outside the pool,
-    BadInput when the key was used for another spec.
+    Raises NotFound for an unknown pool or suite, SpecRefused for what does not fit the pool or the
+    suites, BadInput when the key was used for another spec.
     """
     with database.transaction() as connection:
         pool = registry.pool(connection, spec.pool)
-        reference = spec.reference or pool.reference
-        if reference not in pool.names:
-            raise SpecRefused(
-                f"{reference!r} is not in pool {spec.pool!r}",
-                where="spec: reference",
-                mend=f"Name one of: {', '.join(pool.names)}",
-            )
+        reference = check_pool(spec, pool)
         suites = [registry.suite_row(connection, name) for name in spec.suites]
         check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
+        check_budget(spec, pool, sum(suite["search_items"] for suite in suites))
         made = row(
             connection,
             "studies.insert",
@@ -62,9 +60,40 @@ def submit(
         for position, suite in enumerate(suites):
             rows(connection, "studies.add_suite", study=study, position=position, suite=suite["id"])
         rows(connection, "studies.event", study=study, text="submitted")
+        earlier.choose(connection, study)
         outbox.add(connection, "advance", [study])
     outbox.relay(database)
     return Submitted(study, created=True)
+
+
+def check_pool(spec: StudySpec, pool: registry.Pool) -> str:
+    """The reference of a study on that pool. Raises SpecRefused for a reference or a base outside
+    of it, and for a space or groups that do not fit."""
+    reference = spec.reference or pool.reference
+    if reference not in pool.names:
+        raise SpecRefused(
+            f"{reference!r} is not in pool {spec.pool!r}",
+            where="spec: reference",
+            mend=f"Name one of: {', '.join(pool.names)}",
+        )
+    make_space(spec.search, pool, reference)
+    return reference
+
+
+def check_budget(spec: StudySpec, pool: registry.Pool, items_each: int) -> int:
+    """How many candidates the budget pays for after the baselines, at most. Raises SpecRefused
+    when there are none."""
+    baselines = len(pool.members) + 1
+    used = Spent(trials=0, open=baselines, items=0, items_each=items_each, seconds=0.0)
+    found = affordable(spec.budget, used)
+    if found < 1:
+        raise SpecRefused(
+            f"{spec.budget.item_evaluations} does not pay for {baselines} baselines and one "
+            f"candidate of {items_each} items",
+            where="spec: budget.item_evaluations",
+            mend=f"At least {(baselines + 1) * items_each}, or fewer suites",
+        )
+    return found
 
 
 def check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
@@ -95,7 +124,8 @@ def check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
 def _existing(connection: Connection, key: str, spec: StudySpec) -> Submitted:
     found = row(connection, "studies.by_key", key=key)
     assert found is not None
-    if found["spec"] != spec.model_dump(mode="json"):
+    # read before they are compared: an older release stored fewer keys
+    if spec_from_dict(found["spec"]) != spec:
         raise BadInput(
             f"study {found['id']} was submitted with this key and another spec",
             where=f"key {key!r}",

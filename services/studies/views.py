@@ -18,9 +18,10 @@ from services.studies import read
 from services.studies.propose import BASELINES, merit, minimised
 from services.studies.read import CandidateView
 from services.studies.record import Study
+from services.studies.space import make_space
 
 # one rule for submitting and for looking before
-from services.studies.submit import check_objectives
+from services.studies.submit import check_budget, check_objectives, check_pool
 
 #: points of a progress curve at most: more would not be seen
 CURVE_POINTS = 80
@@ -71,12 +72,17 @@ class Preflight:
     checkpoints: int
     parameters: int
     reference: str
+    #: groups of tensors with weights of their own, and how many weights are free
+    groups: int
+    free: int
     #: (name, form, search, validation, test items) of every suite
     suites: tuple[tuple[str, str, int, int, int], ...]
     #: reference, single checkpoints and the uniform soup
     baselines: int
     #: steps of the greedy soup, at most
     greedy: int
+    #: of the searcher, at most: what the budget pays for
+    candidates: int
     #: of one candidate on the search split
     items_per_candidate: int
     #: of the search: baselines, greedy soup at its longest, every candidate of the budget
@@ -96,22 +102,23 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
         except NotFound as error:
             raise SpecRefused(error.what, where="spec: pool", mend=error.mend) from error
         suites = [_suite(connection, index, name) for index, name in enumerate(spec.suites)]
-    reference = spec.reference or pool.reference
-    if reference not in pool.names:
-        raise SpecRefused(
-            f"{reference!r} is not in pool {spec.pool!r}",
-            where="spec: reference",
-            mend=f"Name one of: {', '.join(pool.names)}",
-        )
+    reference = check_pool(spec, pool)
+    space = make_space(spec.search, pool, reference)
     check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
     members = len(pool.members)
     searched = sum(suite["search_items"] for suite in suites)
     finals = sum(suite["validation_items"] + suite["test_items"] for suite in suites)
     baselines, greedy = members + 1, members - 1
+    candidates = check_budget(spec, pool, searched)
+    items = searched * (baselines + greedy + candidates)
+    if spec.budget.item_evaluations is not None:
+        items = min(items, max(spec.budget.item_evaluations, searched * (baselines + greedy)))
     return Preflight(
         checkpoints=members,
         parameters=pool.members[0].parameters,
         reference=reference,
+        groups=space.groups,
+        free=space.dimension,
         suites=tuple(
             (s["name"], s["form"], s["search_items"], s["validation_items"], s["test_items"])
             for s in suites
@@ -119,8 +126,9 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
         baselines=baselines,
         greedy=greedy,
         items_per_candidate=searched,
-        items_search=searched * (baselines + greedy + spec.budget.trials),
-        items_finals=finals * (baselines + min(spec.budget.finalists, spec.budget.trials + greedy)),
+        candidates=candidates,
+        items_search=items,
+        items_finals=finals * (baselines + min(spec.budget.finalists, candidates + greedy)),
     )
 
 
@@ -228,9 +236,9 @@ def expected(study: Study, summary: Row) -> tuple[int, int]:
     baselines = len(study.pool.members) + 1
     asked = by_split.get("search", 0)
     if study.phase == "search":
-        budget = study.spec.budget
-        total += max(0, budget.trials - summary["asked"]) + max(0, baselines - asked)
-        total += 2 * (baselines + min(budget.finalists, budget.trials))
+        left = summary["left"]
+        total += left + max(0, baselines - asked)
+        total += 2 * (baselines + min(study.spec.budget.finalists, summary["asked"] + left))
     elif study.phase == "validation":
         total += by_split.get("validation", 0)
     return ended, total

@@ -82,6 +82,32 @@ def test_every_reading_is_logged_with_its_purpose(driver: Driver) -> None:
     ]
 
 
+def test_the_front_is_validated_then_tested_once_and_both_are_logged(driver: Driver) -> None:
+    first = driver.submit(SPEC)
+    driver.run(first)
+    number = driver.submit(SPEC)
+    driver.run(number)
+    events = [e["text"] for e in read.events(driver.database, number)]
+    baselines, found = {"reference", "single", "uniform"}, driver.trials(number)
+    validated = {t.number for t in driver.trials(number, "validation")}
+    searched = [t for t in found if t.role not in baselines]
+    front = {t.number for t in searched if t.rank == 1}
+    finalists = {t.number for t in searched} & validated
+    of = f"{len(front & finalists)} of the {len(front)} on the front"
+    assert f"search over; validating 2 candidates, {of}, and the baselines" in events
+    tested = driver.trials(number, "test")
+    assert {t.number for t in tested} == validated
+    opened = f"opened the test split for {len(tested)} candidates"
+    assert f"{opened}; of these suites it was open to studies {first} before" in events
+    assert opened in [e["text"] for e in read.events(driver.database, first)]
+    advance(driver.database, number)
+    assert [r["purpose"] for r in sealed.readings(driver.database, number)] == [
+        "final report: finalists and baselines"
+    ]
+    assert sealed.opened_elsewhere(driver.database, number) == [first]
+    assert sealed.opened_elsewhere(driver.database, first) == [number]
+
+
 def test_other_readers_refuse_the_test_split(driver: Driver) -> None:
     number = driver.submit(SPEC)
     driver.run(number)

@@ -18,6 +18,7 @@ from services import registry
 from services.db import Connection, Database, rows
 from services.settings import Settings
 from services.studies import read
+from services.studies.evidence import Evidence, gather
 from services.studies.propose import minimised, searcher_of
 from services.studies.record import Split, Study, Trial, load_predictions, load_study, load_trials
 from services.studies.tell import measure
@@ -55,7 +56,7 @@ def check(database: Database, study_id: int, config: Settings) -> None:
         _attempts_and_leases(connection, study, config)
         for split in SPLITS:
             _tables_and_ranks(connection, study, split)
-        _suggestions(study, load_trials(connection, study_id, "search"))
+        _suggestions(connection, study)
         _sealed(connection, study)
     _sums(database, study)
 
@@ -186,10 +187,12 @@ def _front(study: Study, told: Sequence[Trial]) -> set[int]:
     }
 
 
-def _suggestions(study: Study, trials: Sequence[Trial]) -> None:
+def _suggestions(connection: Connection, study: Study) -> None:
     """I8: a searcher rebuilt from the rows of earlier generations suggests what stands there."""
+    trials = load_trials(connection, study.id, "search")
     asked = {t.slot: t for t in trials if t.role == "search"}
-    searcher, known = searcher_of(study, trials), list[Observation]()
+    evidence = gather(connection, study, trials)
+    searcher, known = searcher_of(study, trials, evidence), list[Observation]()
     assert len(asked) <= study.spec.budget.trials
     by_generation: dict[str, list[Trial]] = {}
     for slot in sorted(asked):
@@ -198,13 +201,14 @@ def _suggestions(study: Study, trials: Sequence[Trial]) -> None:
         suggested = {s.slot: s.weights for s in searcher.ask(known, 10_000)}
         for t in generation:
             assert suggested[t.slot] == t.weights, t.slot
-        known += [_observation(study, t) for t in generation]
+        known += [_observation(study, t, evidence) for t in generation]
 
 
-def _observation(study: Study, t: Trial) -> Observation:
+def _observation(study: Study, t: Trial, evidence: Evidence) -> Observation:
     if t.objectives is not None:
         values = minimised(study, t.objectives)
-        return Observation(t.slot, t.weights, values, t.violation or 0.0, "complete")
+        answers = evidence.answers.get(t.id, (None, None))
+        return Observation(t.slot, t.weights, values, t.violation or 0.0, "complete", *answers)
     return Observation(t.slot, t.weights, state="failed" if t.closed else "pending")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import psycopg
@@ -18,6 +18,8 @@ import pytest
 import redis
 
 from optim.predictions import Predictions, answer_hash, items_digest
+from optim.search import METHODS, Observation, Question, Suggestion
+from optim.search.random import RandomSearch
 from services import evaluations, registry
 from services.db import Database
 from services.evaluations import Claim
@@ -194,6 +196,27 @@ def config(tmp_path: Path, database_url: str, own_queues: Callable[[], str]) -> 
         engine_device="cpu",
     ) as found:
         yield found
+
+
+class Recorder(RandomSearch):
+    """Random search that wants items, and keeps what it is given."""
+
+    uses_items: ClassVar[bool] = True
+    given: ClassVar[list[tuple[Question, Sequence[Observation], Sequence[Observation]]]] = []
+
+    def ask(self, observations: Sequence[Observation], k: int) -> list[Suggestion]:
+        assert self.question is not None
+        self.given.append((self.question, self.known, list(observations)))
+        return super().ask(observations, k)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Recorder]]:
+    """Stands for `random` as long as the test runs."""
+    monkeypatch.setitem(METHODS, "random", Recorder)
+    Recorder.given.clear()
+    yield Recorder
+    Recorder.given.clear()
 
 
 def register(database: Database, config: Settings, tiny_pool: Path) -> None:

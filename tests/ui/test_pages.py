@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import streamlit as st
+from psycopg.types.json import Jsonb
 from streamlit.testing.v1 import AppTest
 
 from services import noise, registry
 from services.cli import front
 from services.db import Database
 from services.studies import read, sealed
+from services.studies.propose import merit
+from services.studies.read import CandidateView
 
 APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
 SECONDS = 60
@@ -53,6 +56,14 @@ def texts(app: AppTest) -> str:
         "text",
     )
     return "\n".join(str(e.value) for kind in kinds for e in app.get(kind)).replace("\\", "")
+
+
+def best(database: Database) -> CandidateView:
+    """The found candidate of highest merit on validation."""
+    study = read.get_study(database, 1)
+    found = read.candidates(database, study, "validation")
+    feasible = [c for c in found if c.feasible and c.trial.role == "search"]
+    return max(feasible, key=lambda c: merit(study, c.trial))
 
 
 def flip_table(app: AppTest) -> str:
@@ -103,6 +114,22 @@ class TestEmpty:
     def test_an_unknown_study_is_explained(self, ids: dict[str, Any]) -> None:
         said = texts(open_page("study", **ids))
         assert "No study is named" in said or "no study has the number 7" in said
+
+
+class TestHealth:
+    def test_findings_are_cards_with_their_mend(self, study_with_results: Any) -> None:
+        study = read.get_study(study_with_results.database, 1)
+        with study_with_results.database.transaction() as connection:
+            # as if the space had ended where the best candidate stands
+            bounds = [min(best(study_with_results.database).trial.weights), 9]
+            connection.execute(
+                "UPDATE study SET spec = jsonb_set(spec, '{search,bounds}', %s) WHERE id = 1",
+                (Jsonb(bounds),),
+            )
+        assert study.spec.search.space == "affine"
+        said = texts(open_page("study", study=1))
+        assert "stands at the edge of the space" in said
+        assert "Widen search.bounds" in said
 
 
 class TestStudies:

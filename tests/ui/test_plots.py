@@ -16,17 +16,17 @@ from services.spec import spec_from_dict
 from services.studies.read import CandidateView, Metric
 from services.studies.record import Study, StudySuite, Trial
 from services.studies.views import Progress
-from ui import measures, tables, theme
+from ui import measures, tables, theme, words
 from ui.plots import labels
-from ui.plots.front import front_figure, kind, outside
+from ui.plots.front import front_figure, hover, kind, outside
 from ui.plots.progress import best_figure, volume_figure
-from ui.plots.weights import bars_figure, heat_figure
+from ui.plots.weights import bars_figure, groups_figure, heat_figure
 
 NAMES = ("deployed", "left", "right")
 HOSTILE = "<script>alert(1)</script>"
 
 
-def make_study(objectives: Sequence[str] = ("macro", "negative_flip_rate")) -> Study:
+def make_study(objectives: Sequence[str] = ("macro", "negative_flip_rate"), **spec: Any) -> Study:
     """A study of three checkpoints and three suites, as rows would make it."""
     suites = [("sst2", "choice"), ("plurals", "exact"), ("prose", "text")]
     return Study(
@@ -40,6 +40,7 @@ def make_study(objectives: Sequence[str] = ("macro", "negative_flip_rate")) -> S
                 "pool": "p",
                 "suites": [name for name, _ in suites],
                 "objectives": list(objectives),
+                **spec,
             }
         ),
         pool=registry.Pool(
@@ -263,6 +264,24 @@ class TestWeights:
         assert list(figure.data[0].x) == ["#6", "#5 chosen", "deployed"]
         assert figure.data[0].zmin == -figure.data[0].zmax
 
+    def test_groups_have_a_column_each(self) -> None:
+        study = make_study()
+        rows = {"attention": (0.5, 0.7, -0.2), "the rest": (1.0, 0.0, 0.0)}
+        heat = groups_figure(study, rows).data[0]
+        assert list(heat.x) == ["attention", "the rest"]
+        assert [list(line) for line in heat.z] == [[0.5, 1.0], [0.7, 0.0], [-0.2, 0.0]]
+
+    def test_the_heat_map_of_grouped_candidates_holds_their_mean(self) -> None:
+        study = make_study(search={"groups": "kinds"})
+        weights = (0.5, 0.5, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        found = make_candidate(1, 0.6, rank=1, weights=weights)
+        figure = heat_figure(study, [found], measures.objectives(study)[0])
+        assert figure is not None
+        assert [line[0] for line in figure.data[0].z] == [0.5, 0.5, 0.0]
+        assert figure.layout.title.text.startswith("Mean weights of the groups")
+        assert words.trial_weights(study, weights).endswith("(mean of 3 groups)")
+        assert words.trial_weights(study, (0.2, 0.8, 0.0) * 3) == "left 0.80, deployed 0.20"
+
     def test_without_a_front_there_is_none(self) -> None:
         study = make_study()
         assert heat_figure(study, [make_candidate(1, 0.5)], measures.objectives(study)[0]) is None
@@ -286,6 +305,14 @@ class TestMeasures:
 
 
 class TestTables:
+    def test_how_sure_the_front_is_stands_in_table_and_hover(self) -> None:
+        study, found, shares = make_study(), some_candidates(), {6: 0.834}
+        frame = tables.trial_frame(study, found, shares=shares)
+        assert frame.loc[frame["number"] == 6, "on front"].item() == pytest.approx(83.4)
+        assert frame.loc[frame["number"] == 5, "on front"].isna().all()
+        assert "on the front of 83\u00a0% of resampled" in hover(study, found[6], shares[6])
+        assert "resampled" not in hover(study, found[6])
+
     def test_trials_are_sorted_by_rank_and_the_untold_come_last(self) -> None:
         frame = tables.trial_frame(make_study(), some_candidates(), chosen=6)
         assert list(frame["number"])[:3] == [0, 5, 6]

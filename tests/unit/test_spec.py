@@ -43,6 +43,25 @@ def test_a_stored_spec_reads_back_equal() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "layers", "kinds"),
+    [
+        ("model", None, False),
+        ("kinds", None, True),
+        ("{layers: 4}", 4, False),
+        ("{layers: 4, kinds: true}", 4, True),
+    ],
+)
+def test_short_forms_of_groups(text: str, layers: int | None, kinds: bool) -> None:
+    groups = parse_spec(SMALL + f"search: {{groups: {text}}}\n").search.groups
+    assert (groups.layers, groups.kinds) == (layers, kinds)
+
+
+def test_the_box_of_a_space() -> None:
+    for text, box in (("task", (0, 1)), ("task, bounds: [-1, 2]", (-1, 2)), ("simplex", (0, 1))):
+        assert parse_spec(SMALL + f"search: {{space: {text}}}\n").search.box == box
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name: [", "is not valid YAML"),
@@ -52,6 +71,9 @@ def test_a_stored_spec_reads_back_equal() -> None:
         (SMALL + "search: {sede: 1}\n", "search.sede: unknown key"),
         (SMALL + "search: {method: magic}\n", "search.method: .*cma-es"),
         (SMALL + "search: {bounds: [1, 0]}\n", "search.bounds: the first bound must be below"),
+        (SMALL + "search: {base: a}\n", "search: base belongs to the task space"),
+        (SMALL + "search: {groups: rows}\n", "search.groups: write model, kinds, "),
+        (SMALL + "search: {groups: {layers: 0}}\n", "search.groups.layers"),
         (SMALL + "budget: {trials: 0}\n", r"budget.trials: .*greater than or equal to 1.*given: 0"),
         (SMALL + "budget: {wall_minutes: -1}\n", "budget.wall_minutes"),
         (SMALL + "objectives: [c]\n", r"objectives.0.suite: 'c' is not among .*\['a', 'b'\]"),

@@ -6,7 +6,7 @@ every text that is shown is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -75,9 +75,12 @@ def front_figure(
     chosen: int | None = None,
     bars: bool = True,
     zoom: bool = True,
+    shares: Mapping[int, float] | None = None,
 ) -> go.Figure:
     """Every told candidate by two measures. `zoom` shows the part around the front; `bars` draws
-    95 % intervals of the front and the reference; `chosen` is ringed."""
+    95 % intervals of the front and the reference; `chosen` is ringed; `shares` says by trial how
+    sure its place on the front is."""
+    texts = {c.trial.number: hover(study, c, (shares or {}).get(c.trial.number)) for c in found}
     told = [c for c in found if _point(c, x, y) is not None]
     figure = go.Figure()
     _staircase(figure, study, told, x, y)
@@ -85,8 +88,8 @@ def front_figure(
         members = [c for c in told if kind(c) == name]
         if members:
             drawn = bars and len(members) <= MOST_BARS
-            figure.add_trace(_trace(study, members, x, y, mark, bars=drawn))
-    _ring(figure, study, [c for c in told if c.trial.number == chosen], x, y, bars=bars)
+            figure.add_trace(_trace(texts, members, x, y, mark, bars=drawn))
+    _ring(figure, texts, [c for c in told if c.trial.number == chosen], x, y, bars=bars)
     theme.dress(figure, height=520, title=f"{y.title.capitalize()} against {x.title}")
     percents = {"tickformat": ".1%"}
     figure.update_xaxes(title=x.axis(told), **(percents if x.unit == "%" else {}))
@@ -107,7 +110,12 @@ def _point(candidate: CandidateView, x: Measure, y: Measure) -> tuple[float, flo
 
 
 def _trace(
-    study: Study, members: Sequence[CandidateView], x: Measure, y: Measure, mark: Mark, bars: bool
+    texts: Mapping[int, str],
+    members: Sequence[CandidateView],
+    x: Measure,
+    y: Measure,
+    mark: Mark,
+    bars: bool,
 ) -> go.Scatter:
     thin = "thin" in mark.symbol
     return go.Scatter(
@@ -117,7 +125,7 @@ def _trace(
         name=mark.name,
         legendrank=mark.rank,
         customdata=[[c.trial.number] for c in members],
-        hovertext=[hover(study, c) for c in members],
+        hovertext=[texts[c.trial.number] for c in members],
         hovertemplate="%{hovertext}<extra></extra>",
         marker={
             "symbol": mark.symbol,
@@ -147,7 +155,7 @@ def _bars(members: Sequence[CandidateView], measure: Measure) -> dict[str, objec
 
 def _ring(
     figure: go.Figure,
-    study: Study,
+    texts: Mapping[int, str],
     members: Sequence[CandidateView],
     x: Measure,
     y: Measure,
@@ -157,7 +165,7 @@ def _ring(
     if not members:
         return
     mark = Mark(CHOSEN, "circle-open", 21, theme.VERMILLION, theme.VERMILLION, bars=True, rank=2)
-    trace = _trace(study, members, x, y, mark, bars=bars)
+    trace = _trace(texts, members, x, y, mark, bars=bars)
     trace.marker.line.width = 2.5
     figure.add_trace(trace)
 
@@ -263,13 +271,14 @@ def _names(
     )
 
 
-def hover(study: Study, candidate: CandidateView) -> str:
-    """Number, what it is, weights, every score with its interval, flips."""
+def hover(study: Study, candidate: CandidateView, share: float | None = None) -> str:
+    """Number, what it is, weights, every score with its interval, flips, and how sure its place
+    on the front is."""
     trial = candidate.trial
     what = {"reference": "reference", "search": ""}.get(trial.role, trial.role)
     title = f"<b>trial {trial.number}</b> {words.markup(trial.label)}"
     lines = [f"{title} ({what})" if what and what != trial.label else title]
-    lines.append(words.markup(words.weights(study.pool.names, trial.weights)))
+    lines.append(words.markup(words.trial_weights(study, trial.weights)))
     for measure in measures(study):
         metric = measure.of(candidate)
         overall = measure.suite == "" or measure.metric == "score"
@@ -283,4 +292,6 @@ def hover(study: Study, candidate: CandidateView) -> str:
         lines.append("breaks a constraint")
     elif trial.rank == 1:
         lines.append("on the front")
+    if share is not None:
+        lines.append(f"on the front of {words.percent(share, 0)} of resampled items")
     return "<br>".join(lines)

@@ -1,13 +1,14 @@
-"""Weights as bars (one candidate) and as a heat map (the front). Pure."""
+"""Weights as bars (one candidate) and as heat maps (its groups, the front). Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
 from services.studies.read import CandidateView
 from services.studies.record import Study
+from services.studies.space import mean_of, rows_of
 from ui import theme, words
 from ui.measures import Measure
 
@@ -45,6 +46,17 @@ def bars_figure(study: Study, weights: Sequence[float]) -> go.Figure:
     return figure
 
 
+def groups_figure(study: Study, rows: Mapping[str, Sequence[float]]) -> go.Figure:
+    """One column for each group of tensors, one row for each checkpoint."""
+    names = [_name(study, name) for name in study.pool.names]
+    columns = [words.markup(label) for label in rows]
+    figure = _heat(list(map(list, zip(*rows.values(), strict=True))), columns, names)
+    theme.dress(figure, height=190 + 26 * len(names), title="Weights of the checkpoints by group")
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(type="category", title="group of tensors")
+    return figure
+
+
 def heat_figure(
     study: Study, found: Sequence[CandidateView], order: Measure, chosen: int | None = None
 ) -> go.Figure | None:
@@ -56,13 +68,26 @@ def heat_figure(
     if not front:
         return None
     names = [_name(study, name) for name in study.pool.names]
-    values = [[c.trial.weights[row] for c in front] for row in range(len(names))]
-    numbered = len(front) <= NUMBERED_COLUMNS
+    rows = [mean_of(study, c.trial.weights) for c in front]
+    values = [[row[parent] for row in rows] for parent in range(len(names))]
+    figure = _heat(values, [_column(c, chosen) for c in front], names)
+    grouped = any(len(rows_of(study, c.trial.weights)) > 1 for c in front)
+    what = "Mean weights of the groups" if grouped else "Weights"
+    title = f"{what} over the front, best {order.title} first"
+    theme.dress(figure, height=150 + 26 * len(names), title=title)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(type="category", title="candidate on the front (trial)")
+    return figure
+
+
+def _heat(values: list[list[float]], columns: list[str], names: list[str]) -> go.Figure:
+    """Weights by checkpoint (row) and column, around a white 0."""
+    numbered = len(columns) <= NUMBERED_COLUMNS
     largest = max(abs(w) for row in values for w in row) or 1.0
-    figure = go.Figure(
+    return go.Figure(
         go.Heatmap(
             z=values,
-            x=[_column(c, chosen) for c in front],
+            x=columns,
             y=names,
             colorscale=theme.DIVERGING,
             zmin=-largest,
@@ -76,11 +101,6 @@ def heat_figure(
             hovertemplate="%{x}<br>%{y}: %{z:.4f}<extra></extra>",
         )
     )
-    title = f"Weights over the front, best {order.title} first"
-    theme.dress(figure, height=150 + 26 * len(names), title=title)
-    figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(type="category", title="candidate on the front (trial)")
-    return figure
 
 
 def _name(study: Study, name: str) -> str:

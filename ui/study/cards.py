@@ -29,7 +29,7 @@ def title(shown: Snapshot, found: Sequence[CandidateView]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(
             f"**{'Chosen' if chosen else 'Best so far'}: {_what(candidate)}** · "
-            f"{words.plain(words.weights(study.pool.names, candidate.trial.weights))}",
+            f"{words.plain(words.trial_weights(study, candidate.trial.weights))}",
             width="content",
         )
         st.page_link(
@@ -51,6 +51,13 @@ def draw(shown: Snapshot, found: Sequence[CandidateView]) -> None:
     for measure in _important(shown):
         with st.container(border=True, gap="xxsmall"):
             _card(measure, candidate, reference, shown)
+
+
+def health(shown: Snapshot) -> None:
+    """A card for everything that is wrong with the study."""
+    for finding in reading.findings(shown):
+        text = f"{words.plain(finding.what)}.  \n**{words.plain(finding.mend)}.**"
+        st.warning(text, icon=":material/health_and_safety:")
 
 
 def leading(shown: Snapshot, told: Sequence[CandidateView]) -> CandidateView | None:

@@ -37,7 +37,7 @@ def draw(shown: Snapshot) -> tuple[list[CandidateView], str]:
         return found, split
     left, right = st.columns([7, 3], gap="medium")
     with left:
-        _scatter(shown, found, x, y, zoom=zoom, bars=bars)
+        _scatter(shown, found, split, x, y, zoom=zoom, bars=bars)
     with right:
         best = found if split == "test" else reading.candidates(shown, splits.best_open(shown))
         cards.draw(shown, best)
@@ -65,14 +65,17 @@ def _axis(label: str, key: str, known: dict[str, Measure], first: str) -> Measur
 def _scatter(
     shown: Snapshot,
     found: Sequence[CandidateView],
+    split: str,
     x: Measure,
     y: Measure,
     *,
     zoom: bool,
     bars: bool,
 ) -> None:
-    chosen = shown.summary["chosen"]
-    figure = front_figure(shown.study, found, x, y, chosen=chosen, bars=bars, zoom=zoom)
+    chosen, shares = shown.summary["chosen"], splits.on_the_front(shown, split)
+    figure = front_figure(
+        shown.study, found, x, y, chosen=chosen, bars=bars, zoom=zoom, shares=shares
+    )
     event = st.plotly_chart(
         figure,
         key=f"front-{shown.study.id}",

@@ -7,6 +7,7 @@ from functools import partial
 import streamlit as st
 
 from services.studies import control, export, read, views
+from services.studies.space import labels_of
 from ui import badges, guard, live, reading, words
 from ui.reading import Snapshot
 
@@ -46,7 +47,7 @@ def _facts(shown: Snapshot) -> str:
         f"pool {study.pool.name}, {len(study.pool.members)} checkpoints",
         f"reference {study.reference}",
         f"suites {', '.join(s.name for s in study.suites)}",
-        f"{spec.search.method}, {spec.search.space} space, seed {spec.search.seed}",
+        f"{spec.search.method}, {_space(shown)}, seed {spec.search.seed}",
         f"created {words.when(summary['created_at'])}"
         + (f" by {summary['owner']}" if summary["owner"] else ""),
     ]
@@ -57,12 +58,20 @@ def _facts(shown: Snapshot) -> str:
     return words.plain(" · ".join(parts))
 
 
+def _space(shown: Snapshot) -> str:
+    search, groups = shown.study.spec.search, len(labels_of(shown.study))
+    base = f" around {search.base or shown.study.reference}" if search.space == "task" else ""
+    return f"{search.space} space{base}" + (f", {groups} groups of tensors" if groups > 1 else "")
+
+
 def _progress(shown: Snapshot) -> None:
     """The bar; drawn every two seconds while the study runs, from one more cheap query."""
     study, summary = shown.study, shown.summary
     done, total = views.expected(study, summary)
     flight = views.flight(reading.database(), study.id)
     parts = [PHASES[study.phase], f"{words.count(done)} of about {words.count(total)} evaluations"]
+    if study.phase == "search":
+        parts += summary["used"]
     parts.append(f"{flight['running']} running" if flight["running"] else "none running")
     if study.state == "paused":
         parts.append("paused")

@@ -58,6 +58,14 @@ def read(shown: Snapshot, split: str) -> list[CandidateView]:
     return reading.candidates(shown, cast(OpenSplit, split))
 
 
+def on_the_front(shown: Snapshot, split: str) -> dict[int, float]:
+    """How sure each candidate's place on the front of an open split is. Empty for test, and while
+    the search goes on: every result would have the items resampled again."""
+    if split == "test" or (shown.live and shown.study.phase == "search"):
+        return {}
+    return reading.on_the_front(shown, cast(OpenSplit, split))
+
+
 def best_open(shown: Snapshot) -> OpenSplit:
     """Validation once the study has judged on it, search until then."""
     past = shown.study.phase not in ("search", "validation")
@@ -81,6 +89,9 @@ def test_report(shown: Snapshot) -> None:
             "choose again would spoil it, so **every reading is logged** with time and purpose."
         )
         _readings(sealed.readings(reading.database(), study.id))
+        if elsewhere := sealed.opened_elsewhere(reading.database(), study.id):
+            numbers = ", ".join(f"#{number}" for number in elsewhere)
+            st.caption(f"The test split of these suites was also open to studies {numbers}.")
         if seen:
             return
         st.button(

@@ -12,6 +12,7 @@ from services.studies import read
 from services.studies.read import CandidateView
 from ui import reading, tables, words
 from ui.reading import Snapshot
+from ui.study import splits
 from ui.study.front import open_candidate
 
 CLICK = "trial-click"
@@ -19,7 +20,8 @@ CLICK = "trial-click"
 
 def draw(shown: Snapshot, found: Sequence[CandidateView], split: str) -> None:
     """Every trial, best rank first; the first column opens it."""
-    frame = tables.trial_frame(shown.study, found, shown.summary["chosen"])
+    shares = splits.on_the_front(shown, split) if found else {}
+    frame = tables.trial_frame(shown.study, found, shown.summary["chosen"], shares)
     st.markdown(f"##### Trials · {split} split")
     if frame.empty:
         st.caption("none yet")
@@ -52,6 +54,12 @@ def _columns(shown: Snapshot) -> dict[str, Any]:
         "name": st.column_config.TextColumn("name", width=110),
         "state": st.column_config.TextColumn("state", width=80),
         "rank": st.column_config.NumberColumn("rank", help="1: the front", width=50),
+        "on front": st.column_config.NumberColumn(
+            "on front %",
+            format="%.0f",
+            help="in how many of 1,000 resamples of the items it is on the front",
+            width=70,
+        ),
         "feasible": st.column_config.CheckboxColumn("ok", help="meets the constraints", width=40),
         "weights": st.column_config.TextColumn("weights", width=330),
     }

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import cast
 
 import streamlit as st
+import yaml
 
+from optim.recipe import Recipe
 from services import artefacts
 from services.db import Row
+from services.mergekit import inexpressible
 from services.studies import export, read
 from services.studies.read import CandidateView, OpenSplit
+from services.studies.space import rows_of
 from ui import badges, flip_list, guard, live, reading, tables, words
 from ui.flip_list import KINDS, PER_PAGE
-from ui.plots.weights import bars_figure
+from ui.plots.weights import bars_figure, groups_figure
 from ui.reading import Snapshot
 from ui.study import cards, splits
 
@@ -33,18 +37,14 @@ def main() -> None:
         candidate = next((c for c in found if c.trial.number == number), None)
         left, right = st.columns([2, 3], gap="large")
         with left:
-            st.plotly_chart(
-                bars_figure(shown.study, detail["weights"]),
-                key="weights",
-                alt="Weights of the checkpoints",
-            )
+            _weights(shown, detail)
             _artefact(shown, detail)
         with right:
             _metrics(shown, candidate, found, split)
         _flips(shown, candidate, split)
         left, right = st.columns(2, gap="large")
         with left:
-            _recipe(shown, number)
+            _recipe(shown, detail)
         with right:
             _record(detail)
 
@@ -135,9 +135,25 @@ def _flips(shown: Snapshot, candidate: CandidateView | None, split: str) -> None
     st.html(flip_list.flips_html(part, study.reference))
 
 
-def _recipe(shown: Snapshot, number: int) -> None:
-    st.markdown("##### Recipe as mergekit YAML")
-    text = export.export_study(reading.database(), shown.study.id, "mergekit", trial=number)
+def _weights(shown: Snapshot, detail: Row) -> None:
+    rows = rows_of(shown.study, detail["weights"])
+    if len(rows) > 1:
+        figure = groups_figure(shown.study, rows)
+    else:
+        figure = bars_figure(shown.study, next(iter(rows.values())))
+    st.plotly_chart(figure, key="weights", alt="Weights of the checkpoints")
+
+
+def _recipe(shown: Snapshot, detail: Row) -> None:
+    """As mergekit YAML where that has the words, else as Remelt's own."""
+    number, recipe = detail["number"], Recipe.from_dict(detail["recipe_data"])
+    if what := inexpressible(recipe):
+        st.markdown("##### Recipe")
+        st.caption(f"It has {what}, which mergekit cannot do: for `remelt merge`.")
+        text = yaml.safe_dump(recipe.to_dict(), sort_keys=False)
+    else:
+        st.markdown("##### Recipe as mergekit YAML")
+        text = export.export_study(reading.database(), shown.study.id, "mergekit", trial=number)
     st.code(text, language="yaml")
     st.download_button(
         "Download recipe",

@@ -19,6 +19,7 @@ def main() -> None:
         shown = reading.snapshot(number)
         head.draw(shown)
         cards.title(shown, reading.candidates(shown, splits.best_open(shown)))
+        cards.health(shown)
         found, split = front.draw(shown)
         table.draw(shown, found, split)
         table.events(shown)

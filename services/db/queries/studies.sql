@@ -99,6 +99,13 @@ INSERT INTO evaluation (trial_id, split) VALUES (%(trial)s, %(split)s) RETURNING
 SELECT p.* FROM prediction p
 WHERE p.trial_id = %(trial)s AND p.split = %(split)s
 
+-- name: answers
+-- What metrics of many trials are made of. `split` is always named by the caller.
+SELECT p.trial_id, p.suite_id, p.n, p.items_digest, p.correct, p.answer, p.margin, p.nll, p.tokens
+FROM prediction p
+WHERE p.trial_id = ANY(%(trials)s) AND p.suite_id = ANY(%(suites)s) AND p.split = %(split)s
+ORDER BY p.trial_id, p.suite_id
+
 -- name: tell
 -- Written once: a second telling finds no row.
 UPDATE evaluation
@@ -129,9 +136,31 @@ INSERT INTO test_reading (study_id, purpose, trials) VALUES (%(study)s, %(purpos
 -- name: test_readings
 SELECT at, purpose, trials FROM test_reading WHERE study_id = %(study)s ORDER BY id
 
--- name: started_seconds
-SELECT extract(epoch FROM clock_timestamp() - created_at)::float8 AS seconds
-FROM study WHERE id = %(study)s
+-- name: opened_before
+-- Other studies that have opened the test split of one of this study's suites.
+SELECT DISTINCT r.study_id AS study
+FROM test_reading r JOIN study_suite x ON x.study_id = r.study_id
+WHERE r.study_id <> %(study)s
+  AND x.suite_id IN (SELECT y.suite_id FROM study_suite y WHERE y.study_id = %(study)s)
+ORDER BY 1
+
+-- name: spent
+-- What the search has used. An evaluation that was stopped early says in its cost how many items it
+-- saw; any other has scored those that it has predictions of.
+SELECT count(*) FILTER (WHERE t.role = 'search')::int AS trials,
+       count(*) FILTER (WHERE e.state IN ('queued', 'running'))::int AS open,
+       coalesce(sum(coalesce((e.cost->>'items')::bigint, p.items, 0))
+                FILTER (WHERE e.state NOT IN ('queued', 'running')), 0)::bigint AS items,
+       (SELECT sum(u.search_items) FROM study_suite x JOIN suite u ON u.id = x.suite_id
+        WHERE x.study_id = s.id)::bigint AS items_each,
+       extract(epoch FROM coalesce(s.finished_at, clock_timestamp()) - s.created_at)::float8
+           AS seconds
+FROM study s
+LEFT JOIN trial t ON t.study_id = s.id
+LEFT JOIN evaluation e ON e.trial_id = t.id AND e.split = 'search'
+LEFT JOIN LATERAL (SELECT sum(p.n) AS items FROM prediction p
+                   WHERE p.trial_id = t.id AND p.split = 'search') p ON true
+WHERE s.id = %(study)s GROUP BY s.id
 
 -- name: sleeping
 -- Running studies with nothing in flight although something is to be done.

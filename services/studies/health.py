@@ -1,0 +1,210 @@
+"""What is wrong with a study, or with what was asked of it: findings, each with its mend.
+
+Reads what is stored on the open splits; computes nothing that changes the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from optim.search import METHODS
+from services import noise
+from services.db import Database
+from services.studies import certainty, read
+from services.studies.evidence import gather
+from services.studies.propose import BASELINES, merit, observation, searcher_of
+from services.studies.read import CandidateView, OpenSplit
+from services.studies.record import Study, load_trials
+from services.studies.space import cut
+from services.studies.tell import ALL, Value, constrained, missed_by
+
+#: fewer searched candidates than this say nothing yet
+ENOUGH = 10
+#: a weight this near to a bound stands at it
+AT_BOUND = 1e-3
+#: a suite with scores above this has little left to tell candidates apart by
+SATURATED = 0.98
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that somebody should know."""
+
+    #: short name, stable: no-gain, at-the-edge, within-noise, constraint, saturated, searcher
+    kind: str
+    what: str
+    mend: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def findings(database: Database, study: Study) -> list[Finding]:
+    """Everything that is wrong, the most important first; [] before there is enough to judge by."""
+    split: OpenSplit = "search"
+    if study.phase not in ("search", "validation"):
+        split = "validation"
+    found = _told(database, study, split)
+    searched = found if split == "search" else _told(database, study, "search")
+    if sum(c.trial.role == "search" for c in searched) < min(ENOUGH, study.spec.budget.trials):
+        return []
+    if not any(c.feasible for c in searched):
+        return [*_constraints(study, searched), *_suites(study, searched)]
+    return [
+        *_gain(database, study, split, found),
+        *_edge(study, found),
+        *_suites(study, searched),
+        *_searcher(database, study),
+    ]
+
+
+def _told(database: Database, study: Study, split: OpenSplit) -> list[CandidateView]:
+    found = read.candidates(database, study, split)
+    return [c for c in found if c.trial.objectives is not None]
+
+
+def _best(study: Study, found: Sequence[CandidateView]) -> CandidateView | None:
+    feasible = [c for c in found if c.feasible]
+    return max(feasible, key=lambda c: merit(study, c.trial), default=None)
+
+
+def _gain(
+    database: Database, study: Study, split: OpenSplit, found: Sequence[CandidateView]
+) -> Iterator[Finding]:
+    """No better than a baseline, or better by less than chance would do."""
+    base = _best(study, [c for c in found if c.trial.role in BASELINES])
+    best = _best(study, [c for c in found if c.trial.role not in BASELINES])
+    if base is None or best is None:
+        return
+    value, low, high = certainty.gain(database, study, split, best.trial, base.trial)
+    against = f"the best baseline, {base.trial.label}"
+    if value <= 0:
+        yield Finding(
+            kind="no-gain",
+            what=f"No candidate beats {against}, in the mean of the objectives on {split}",
+            mend="Search longer, widen the space (affine, groups), or add other checkpoints",
+        )
+    elif low <= 0:
+        yield Finding(
+            kind="within-noise",
+            what=f"Trial {best.trial.number} beats {against} by {value:.4f} in the mean of the "
+            f"objectives, which may be chance (95 % {low:.4f} to {high:.4f} on {split})",
+            mend="Add items to the suites: four times as many halve the interval",
+        )
+    yield from _floor(database, study, split, best)
+
+
+def _floor(
+    database: Database, study: Study, split: OpenSplit, best: CandidateView
+) -> Iterator[Finding]:
+    """No more changed answers than the reference has against itself."""
+    churn = best.metrics.get(ALL, {}).get("churn")
+    floors = [f for f in noise.of_study(database, study, split) if f.changed is not None]
+    if churn is None or churn.value is None or not floors:
+        return
+    worst = max(
+        (noise.total([f for f in floors if f.variant == variant]) for variant in
+         {f.variant for f in floors}),
+        key=lambda t: t[1] / t[0],
+    )  # fmt: skip
+    if churn.value <= worst[1] / worst[0]:
+        yield Finding(
+            kind="within-noise",
+            what=f"Trial {best.trial.number} changes {100 * churn.value:.1f} % of the answers, no "
+            f"more than the reference computed in another way ({100 * worst[1] / worst[0]:.1f} %)",
+            mend="Compute in float32 (docs/studies.md, noise floor), or leave such suites out",
+        )
+
+
+def _edge(study: Study, found: Sequence[CandidateView]) -> Iterator[Finding]:
+    """The best candidate found stands at a bound other than 0, which only says: not used."""
+    best = _best(study, [c for c in found if c.trial.role == "search"])
+    search = study.spec.search
+    if best is None or search.space == "simplex":
+        return
+    base = study.pool.names.index(search.base or study.reference)
+    rows = np.array(cut(best.trial.weights, len(study.pool.members)))
+    at = {bound: (np.abs(rows - bound) <= AT_BOUND) for bound in search.box if bound != 0}
+    edge = np.any(list(at.values()), axis=0) if at else np.zeros(rows.shape, bool)
+    if search.space == "task":  # what the base weighs is the others' doing
+        edge[:, base] = False
+    names = [study.pool.names[i] for i in np.flatnonzero(edge.any(axis=0))]
+    if names:
+        low, high = search.box
+        yield Finding(
+            kind="at-the-edge",
+            what=f"The best candidate found, trial {best.trial.number}, stands at the edge of the "
+            f"space ({low:g} to {high:g}) with {', '.join(names)}",
+            mend="Widen search.bounds: there may be better ones beyond",
+        )
+
+
+def _constraints(study: Study, found: Sequence[CandidateView]) -> Iterator[Finding]:
+    """Nothing is feasible: which constraints are never kept, and how near the nearest came."""
+    never = False
+    for constraint in study.spec.constraints:
+        nearest = {
+            suite: min(
+                missed_by(constraint, Value(m.value, m.low, m.high, m.n))
+                for c in found
+                if (m := c.metrics.get(suite, {}).get(constraint.metric))
+            )
+            for suite in constrained(study, constraint)
+        }
+        suite = max(nearest, key=lambda name: nearest[name])
+        if nearest[suite] <= 0:
+            continue
+        never = True
+        name = f"{constraint.metric} of {suite}" if suite else constraint.metric
+        limit = constraint.min if constraint.max is None else constraint.max
+        yield Finding(
+            kind="constraint",
+            what=f"No candidate meets the constraint on {name} (limit {limit:g}); the nearest "
+            f"misses it by {nearest[suite]:.4f}",
+            mend="Loosen it, lower its confidence, or add items",
+        )
+    if not never:
+        yield Finding(
+            kind="constraint",
+            what="Every constraint is met by some candidate, but by none all of them",
+            mend="Loosen one, or search longer: searchers go on towards the least violation",
+        )
+
+
+def _suites(study: Study, found: Sequence[CandidateView]) -> Iterator[Finding]:
+    """Suites that tell candidates apart no more."""
+    for suite in study.scored:
+        scores = [m.value for c in found if (m := c.metrics.get(suite.name, {}).get("score"))]
+        known = [value for value in scores if value is not None]
+        if not known:
+            continue
+        if min(known) > SATURATED:
+            yield Finding(
+                kind="saturated",
+                what=f"Every candidate has more than {100 * SATURATED:.0f} % of {suite.name} right",
+                mend="Take harder items, or leave the suite to a constraint",
+            )
+        elif (max(known) - min(known)) * suite.search_items < 1.5:
+            yield Finding(
+                kind="saturated",
+                what=f"All candidates answer {suite.name} alike, but for one item at most",
+                mend="Leave the suite out: it costs evaluations and decides nothing",
+            )
+
+
+def _searcher(database: Database, study: Study) -> Iterator[Finding]:
+    """What the method itself finds wrong, such as a model that does not predict."""
+    if study.spec.search.method not in METHODS:
+        return
+    with database.transaction() as connection:
+        trials = load_trials(connection, study.id, "search")
+        evidence = gather(connection, study, trials)
+    searcher = searcher_of(study, trials, evidence)
+    seen = [observation(study, t, evidence) for t in trials if t.role == "search"]
+    for what in searcher.health(seen):
+        yield Finding(kind="searcher", what=what, mend="See docs/searchers.md")

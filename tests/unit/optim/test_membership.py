@@ -1,0 +1,214 @@
+"""Front membership: objectives of resampled items are the study's own, and shares are what they
+must be where the answer is known."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optim.membership import SuiteTable, judged, membership, resampled
+from optim.pareto import ranks
+from optim.predictions import Form, Predictions
+from optim.search.question import Axis, Bound, ItemSuite, Metric, Question
+from services.registry import Member, Pool
+from services.spec import spec_from_dict
+from services.studies.evidence import answers_of, question_of
+from services.studies.record import Study, StudySuite
+from services.studies.tell import measure, objective_values, violation
+
+FORMS: dict[str, Form] = {"a": "choice", "b": "exact", "t": "text"}
+
+
+def study(objectives: list[str], constraints: list[dict]) -> Study:
+    """A study on suites a, b and t."""
+    spec = {"name": "s", "pool": "p", "suites": [*FORMS], "objectives": objectives}
+    member = Member(name="x", uri="", digest="x" * 64, parameters=1, dtype="float32", files={})
+    suites = tuple(
+        StudySuite(id=i, name=n, form=f, digest="", search_items=9, validation_items=5,
+                   test_items=5)
+        for i, (n, f) in enumerate(FORMS.items())
+    )  # fmt: skip
+    return Study(
+        id=1, name="s", state="running", phase="search", reference="x", suites=suites,
+        spec=spec_from_dict({**spec, "constraints": constraints}),
+        pool=Pool(id=1, name="p", reference="x", members=(member,)),
+        chosen_trial_id=None, failure=None,
+    )  # fmt: skip
+
+
+def some_model(rng: np.random.Generator, sizes: dict[str, int]) -> dict[str, Predictions]:
+    """Answers at random: gold is option 0 of three."""
+    found = {}
+    for name, form in FORMS.items():
+        n = sizes[name]
+        if form == "text":
+            tokens = np.arange(1, n + 1, dtype=np.int32)
+            nll = (tokens * rng.uniform(0.5, 3, n)).astype(np.float32)
+            found[name] = Predictions(form=form, items=name, nll=nll, tokens=tokens)
+            continue
+        answer = rng.integers(0, 3, n).astype(np.uint64)
+        margin = rng.normal(size=n).astype(np.float16) if form == "choice" else None
+        found[name] = Predictions(
+            form=form, items=name, correct=answer == 0, answer=answer, margin=margin
+        )
+    return found
+
+
+def tables_of(
+    one: Study, old: dict[str, Predictions], models: list[dict[str, Predictions]]
+) -> list[SuiteTable]:
+    """Several models' answers, suite by suite."""
+    ends = np.cumsum([len(old[name]) for name in FORMS])[:-1]
+    changed = [np.split(answers_of(one, old, model)[1], ends) for model in models]
+    tables = []
+    for index, (name, form) in enumerate(FORMS.items()):
+        if form == "text":
+            tables.append(SuiteTable(nll=np.stack([m[name].nll for m in models])))  # type: ignore[misc]
+        else:
+            tables.append(
+                SuiteTable(
+                    right=np.stack([m[name].correct for m in models]),  # type: ignore[misc]
+                    changed=np.stack([parts[index] for parts in changed]),
+                )
+            )
+    return tables
+
+
+OBJECTIVES = ["a", "t", "macro", "negative_flip_rate", "churn:b", "positive_flip_rate:a",
+              "inconsistency"]  # fmt: skip
+LIMITS = st.fixed_dictionaries(
+    {"confidence": st.sampled_from([None, 0.8, 0.95])},
+    optional={},
+).flatmap(
+    lambda base: st.sampled_from(
+        [
+            {"metric": "negative_flip_rate", "suite": "each", "max": 0.2},
+            {"metric": "churn", "max": 0.3},
+            {"metric": "score", "suite": "each", "min": 0.4},
+            {"metric": "score", "suite": "t", "max": 1.5},
+            {"metric": "macro", "min": 0.5},
+            {"metric": "inconsistency", "suite": "b", "max": 0.1},
+        ]
+    ).map(lambda rest: {**rest, **base})
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    objectives=st.lists(st.sampled_from(OBJECTIVES), min_size=1, max_size=4, unique=True),
+    constraints=st.lists(LIMITS, max_size=3),
+    sizes=st.fixed_dictionaries({name: st.integers(2, 12) for name in FORMS}),
+)
+def test_all_items_once_give_what_a_study_is_told(
+    seed: int, objectives: list[str], constraints: list[dict], sizes: dict[str, int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    one = study(objectives, constraints)
+    old, *models = [some_model(rng, sizes) for _ in range(4)]
+    question = question_of(one, old)
+    ones = [np.ones((1, sizes[name]), np.float32) for name in FORMS]
+    values, missed = judged(question, tables_of(one, old, models), ones)
+    for index, model in enumerate(models):
+        measured = measure(one, old, model)
+        signs = np.array(one.signs)
+        assert values[0, index] == pytest.approx(signs * objective_values(one, measured), rel=1e-5)
+        assert missed[0, index] == pytest.approx(violation(one, measured), rel=1e-5, abs=1e-6)
+
+
+def simple(n: int, metrics: tuple[Metric, ...] = ("score",), bounds: tuple = ()) -> Question:
+    """One suite `a` of n items, which the reference has right."""
+    suite = ItemSuite(name="a", form="choice", reference=np.ones(n, bool))
+    signs = {"score": -1.0}
+    axes = tuple(Axis(metric=m, suite="a", sign=signs.get(m, 1.0)) for m in metrics)
+    return Question(suites=(suite,), axes=axes, bounds=bounds)
+
+
+def table(*right: np.ndarray) -> list[SuiteTable]:
+    return [SuiteTable(right=np.stack(right), changed=~np.stack(right))]
+
+
+def test_a_candidate_that_others_beat_everywhere_is_never_on_the_front() -> None:
+    n = 50
+    good, bad = np.arange(n) < 40, np.arange(n) < 10
+    found = membership(simple(n, ("score", "churn")), table(good, bad), resamples=200)
+    assert list(found) == [1, 0]
+
+
+def test_equal_candidates_are_on_the_front_together() -> None:
+    right = np.arange(30) < 15
+    assert list(membership(simple(30), table(right, right, right), resamples=50)) == [1, 1, 1]
+
+
+def test_two_that_differ_by_chance_share_the_front() -> None:
+    """20 items each that only one has right: each wins about half of the draws."""
+    items = np.arange(200)
+    found = membership(simple(200), table(items < 120, (items >= 20) & (items < 140)))
+    assert found[0] == pytest.approx(found[1], abs=0.1)
+    assert 0.45 < found[0] < 0.62
+    # a sign test: k of 40 discordant items, ties count for both
+    rng = np.random.default_rng(1)
+    draws = rng.multinomial(200, [0.1, 0.1, 0.8], size=100_000)
+    assert found[0] == pytest.approx((draws[:, 0] >= draws[:, 1]).mean(), abs=0.05)
+
+
+def test_what_breaks_a_constraint_in_a_draw_is_not_on_that_front() -> None:
+    bound = Bound(metric="score", suites=("a",), limit=0.5, sign=-1.0)
+    items = np.arange(100)
+    found = membership(simple(100, bounds=(bound,)), table(items < 50, items < 20))
+    share = np.random.default_rng(2).binomial(100, 0.5, size=100_000) >= 50
+    assert found[0] == pytest.approx(share.mean(), abs=0.05)
+    assert found[1] == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 8), st.integers(1, 3))
+def test_every_draws_front_is_that_of_the_ranks(seed: int, count: int, axes: int) -> None:
+    rng = np.random.default_rng(seed)
+    metrics: tuple[Metric, ...] = ("score", "churn", "inconsistency")
+    bound = Bound(metric="score", suites=("a",), limit=0.4, sign=-1.0, confidence=0.9)
+    question = simple(12, metrics[:axes], (bound,))
+    tables = [
+        SuiteTable(right=rng.random((count, 12)) < 0.6, changed=rng.random((count, 12)) < 0.5)
+    ]
+    values, missed = resampled(question, tables, resamples=20, seed=3)
+    expected = np.zeros(count)
+    for points, violations in zip(values, missed, strict=True):
+        expected += np.array([r == 1 for r in ranks(points.tolist(), violations.tolist())])
+    found = membership(question, tables, resamples=20, seed=3)
+    assert found == pytest.approx(expected / 20)
+    assert found.sum() * 20 >= (missed <= 0).any(axis=1).sum()
+
+
+def test_the_same_seed_gives_the_same_shares_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    right = rng.random((6, 40)) < 0.5
+    tables = [SuiteTable(right=right, changed=~right)]
+    whole = membership(simple(40, ("score", "churn")), tables, resamples=100)
+    monkeypatch.setattr("optim.membership.MOST_COUNTS", 40 * 7)
+    assert membership(simple(40, ("score", "churn")), tables, resamples=100) == pytest.approx(whole)
+
+
+def test_a_large_study_takes_seconds() -> None:
+    """1,000 draws of 200 candidates, 5,000 items and 5 objectives."""
+    rng = np.random.default_rng(0)
+    suites = tuple(
+        ItemSuite(name=f"s{i}", form="choice", reference=rng.random(1000) < 0.6) for i in range(5)
+    )
+    axes = (Axis(metric="macro"), Axis(metric="negative_flip_rate", sign=1.0),
+            Axis(metric="churn", sign=1.0), Axis(metric="score", suite="s0"),
+            Axis(metric="score", suite="s1"))  # fmt: skip
+    each = Bound(metric="negative_flip_rate", suites=tuple(s.name for s in suites), limit=0.3,
+                 sign=1.0, confidence=0.95)  # fmt: skip
+    tables = [
+        SuiteTable(right=rng.random((200, 1000)) < 0.6, changed=rng.random((200, 1000)) < 0.4)
+        for _ in suites
+    ]
+    start = time.perf_counter()
+    found = membership(Question(suites=suites, axes=axes, bounds=(each,)), tables)
+    assert time.perf_counter() - start < 10
+    assert found.shape == (200,)

@@ -122,7 +122,8 @@ class NsgaII(Generational[list[list[Observation]]]):
             optuna.trial.create_trial(
                 params=dict(zip(space, row.weights, strict=True)),
                 distributions=space,
-                values=list(row.values or [0.0] * self.objectives),
+                # a stopped trial is dominated by what stopped it, and by its estimate
+                values=list(row.values or row.estimate or [0.0] * self.objectives),
                 constraints={
                     "violation": FAILED_VIOLATION if row.state == "failed" else row.violation
                 },

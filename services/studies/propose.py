@@ -145,6 +145,14 @@ def _observation(study: Study, trial: Trial) -> Observation:
             violation=trial.violation or 0.0,
             state="complete",
         )
+    if trial.state == "stopped" and trial.race is not None:
+        return Observation(
+            slot=trial.slot,
+            weights=trial.weights,
+            violation=trial.race["violation"],
+            state="stopped",
+            estimate=minimised(study, [o["estimate"] for o in trial.race["objectives"]]),
+        )
     return Observation(
         slot=trial.slot,
         weights=trial.weights,

@@ -6,7 +6,7 @@ Plain reading inside the caller's transaction; no decisions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from optim.predictions import Form, Predictions
 from services import registry
@@ -18,7 +18,7 @@ from services.spec import METRICS, StudySpec, spec_from_dict
 Split = Literal["search", "validation", "test"]
 #: first key of the advisory locks of studies; the second is the study's number
 STUDY_LOCK = 0x5264
-CLOSED = ("complete", "failed", "abandoned", "cancelled")
+CLOSED = ("complete", "stopped", "failed", "abandoned", "cancelled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,8 @@ class Trial:
     violation: float | None
     rank: int | None
     error: str | None
+    #: what a race found of it (see the column's comment); None: it was not raced
+    race: dict[str, Any] | None = None
 
     @property
     def closed(self) -> bool:
@@ -148,6 +150,7 @@ def load_trials(connection: Connection, study_id: int, split: Split) -> list[Tri
             violation=t["violation"],
             rank=t["rank"],
             error=t["error"],
+            race=t["race"],
         )
         for t in rows(connection, "studies.trials", study=study_id, split=split)
     ]

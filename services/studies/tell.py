@@ -130,19 +130,20 @@ def violation(study: Study, measured: Measured) -> float:
     """Sum over the constraints of how far each is missed; 0 when all are kept."""
     total = 0.0
     for constraint in study.spec.constraints:
-        for suite in _constrained(study, constraint):
-            total += max(0.0, _missed_by(constraint, measured[suite, constraint.metric]))
+        for suite in constrained(study, constraint):
+            total += max(0.0, missed_by(constraint, measured[suite, constraint.metric]))
     return total
 
 
-def _constrained(study: Study, constraint: Constraint) -> list[str]:
+def constrained(study: Study, constraint: Constraint) -> list[str]:
+    """The suites that a constraint is about; ALL for all of them together."""
     if constraint.suite != "each":
         return [constraint.suite or ALL]
     suites = study.suites if constraint.metric == "score" else study.scored
     return [suite.name for suite in suites]
 
 
-def _missed_by(constraint: Constraint, value: Value) -> float:
+def missed_by(constraint: Constraint, value: Value) -> float:
     """How far the value, or its one-sided confidence bound, is beyond the limit."""
     assert value.value is not None
     low = high = value.value

@@ -26,9 +26,10 @@ SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 #: state before -> states that may follow
 FOLLOWS = {
     "queued": {"queued", "running", "cancelled"},
-    "running": {"running", "queued", "complete", "failed", "abandoned", "cancelled"},
+    "running": {"running", "queued", "complete", "stopped", "failed", "abandoned", "cancelled"},
     # told, ranked; failed: its numbers were not finite
     "complete": {"complete", "failed"},
+    "stopped": set[str](),
     "failed": set[str](),
     "abandoned": set[str](),
     "cancelled": set[str](),
@@ -236,5 +237,5 @@ def _sums(database: Database, study: Study) -> None:
     cancelled = sum(
         c["n"] for c in summary["counts"] if (c["split"], c["state"]) == ("search", "cancelled")
     )
-    states = sum(summary[name] for name in ("complete", "running", "queued", "failed"))
+    states = sum(summary[name] for name in ("complete", "stopped", "running", "queued", "failed"))
     assert states + cancelled == len(numbers)

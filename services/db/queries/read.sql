@@ -5,6 +5,7 @@ SELECT s.id, s.key, s.name, s.owner, s.state, s.phase, p.name AS pool, s.referen
        c.number AS chosen,
        count(t.id) FILTER (WHERE t.role = 'search') AS asked,
        count(e.id) FILTER (WHERE e.state = 'complete') AS complete,
+       count(e.id) FILTER (WHERE e.state = 'stopped') AS stopped,
        count(e.id) FILTER (WHERE e.state = 'running') AS running,
        count(e.id) FILTER (WHERE e.state = 'queued') AS queued,
        count(e.id) FILTER (WHERE e.state IN ('failed', 'abandoned')) AS failed
@@ -26,7 +27,7 @@ WHERE t.study_id = %(study)s GROUP BY 1, 2 ORDER BY 1, 2
 SELECT count(*) AS n,
        extract(epoch FROM max(e.finished_at) - min(e.finished_at))::float8 AS seconds
 FROM (SELECT e.finished_at FROM evaluation e JOIN trial t ON t.id = e.trial_id
-      WHERE t.study_id = %(study)s AND e.state = 'complete'
+      WHERE t.study_id = %(study)s AND e.state IN ('complete', 'stopped')
       ORDER BY e.finished_at DESC LIMIT 30) e
 
 -- name: change_mark

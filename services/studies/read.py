@@ -83,6 +83,14 @@ def get_study(database: Database, study_id: int) -> Study:
         return load_study(connection, study_id)
 
 
+def racing_saved(database: Database, study: Study) -> Row:
+    """What racing saved: `candidates` that could be raced and have ended, `stopped` ones of them,
+    `used` items, and `saved`: 1 − used / (candidates · items of the search split); None if none."""
+    found = database.row("read.racing", study=study.id) or {}
+    whole = sum(suite.search_items for suite in study.suites) * found["candidates"]
+    return {**found, "saved": 1 - found["used"] / whole if whole else None}
+
+
 def change_mark(database: Database, study_id: int) -> tuple[Any, ...]:
     """Differs from an earlier mark whenever the study changed; one cheap query."""
     found = database.row("read.change_mark", study=study_id)

@@ -206,6 +206,11 @@ def _observation(study: Study, t: Trial) -> Observation:
     if t.objectives is not None:
         values = minimised(study, t.objectives)
         return Observation(t.slot, t.weights, values, t.violation or 0.0, "complete")
+    if t.state == "stopped":
+        assert t.race is not None
+        seen = minimised(study, [o["estimate"] for o in t.race["objectives"]])
+        miss = t.race["violation"]
+        return Observation(t.slot, t.weights, None, miss, "stopped", estimate=seen)
     return Observation(t.slot, t.weights, state="failed" if t.closed else "pending")
 
 

@@ -30,6 +30,14 @@ FROM (SELECT e.finished_at FROM evaluation e JOIN trial t ON t.id = e.trial_id
       WHERE t.study_id = %(study)s AND e.state IN ('complete', 'stopped')
       ORDER BY e.finished_at DESC LIMIT 30) e
 
+-- name: racing
+-- Search candidates that have ended, and the items that were scored for them.
+SELECT count(*) AS candidates, count(*) FILTER (WHERE e.state = 'stopped') AS stopped,
+       coalesce(sum((e.cost->>'items')::bigint), 0)::bigint AS used
+FROM evaluation e JOIN trial t ON t.id = e.trial_id
+WHERE t.study_id = %(study)s AND t.role = 'search' AND e.split = 'search'
+  AND e.state IN ('complete', 'stopped')
+
 -- name: change_mark
 -- One cheap value that differs whenever anything of the study did.
 SELECT s.changed_at, s.state, s.phase,

@@ -37,6 +37,7 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
         ],
         "split": split,
         "candidates": [candidate.to_dict() for candidate in found],
+        "racing": read.racing_saved(database, number),
         "noise_floor": [asdict(floor) for floor in noise.of_study(database, study, split)],
     }
 
@@ -53,17 +54,30 @@ def print_front(database: Database, number: int) -> None:
     """State, then the front and the baselines on the latest open split."""
     summary = read.study_summary(database, number)
     study = read.get_study(database, number)
-    counts = f"{summary['complete']} complete, {summary['running']} running, "
+    counts = f"{summary['complete']} complete, "
+    if study.spec.search.racing is not None:
+        counts += f"{summary['stopped']} stopped, "
+    counts += f"{summary['running']} running, "
     counts += f"{summary['queued']} queued, {summary['failed']} failed"
     click.echo(f"study {number} ({study.name}): {study.state}, phase {study.phase}; {counts}")
     if study.failure:
         click.echo(f"failure: {study.failure}")
+    if study.spec.search.racing is not None:
+        click.echo(_saved(read.racing_saved(database, number)))
     found = latest(database, study)
     if not any(c.trial.told for c in found):
         click.echo("no results yet")
         return
     split = found[0].split
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
+
+
+def _saved(racing: dict[str, Any]) -> str:
+    """What racing saved, in one line."""
+    used, whole = racing["used"], racing["items"] * racing["candidates"]
+    share = "" if racing["saved"] is None else f", {100 * racing['saved']:.0f} % saved"
+    stopped = f"{racing['stopped']} of {racing['candidates']} candidates stopped early"
+    return f"racing: {stopped}; {used} of {whole} items scored{share}"
 
 
 def print_candidates(

@@ -83,11 +83,13 @@ def get_study(database: Database, study_id: int) -> Study:
         return load_study(connection, study_id)
 
 
-def racing_saved(database: Database, study: Study) -> Row:
+def racing_saved(database: Database, study_id: int) -> Row:
     """What racing saved: `candidates` that could be raced and have ended, `stopped` ones of them,
-    `used` items, and `saved`: 1 − used / (candidates · items of the search split); None if none."""
-    found = database.row("read.racing", study=study.id) or {}
-    whole = sum(suite.search_items for suite in study.suites) * found["candidates"]
+    `used` items in all, `items` of the search split, and `saved`: 1 − used / (candidates · items),
+    None before there is one."""
+    found = database.row("read.racing", study=study_id)
+    assert found is not None
+    whole = found["items"] * found["candidates"]
     return {**found, "saved": 1 - found["used"] / whole if whole else None}
 
 

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from optim.recipe import Recipe
-from services import registry
+from services import evaluations, registry
 from services.settings import Settings
-from services.studies import read
+from services.studies import racing, read
+from services.studies.advance import advance
 from services.studies.export import export_study
 from services.suites import parse_suite
+from services.sweep import sweep
+from workers.engine.client import Stopped
 from workers.engine.results import SuiteResult
 from workers.evaluation import EngineKeeper
 
@@ -158,7 +161,42 @@ def _stored(driver: Driver, number: int) -> None:
     data = json.loads(export_study(driver.database, number, "json"))
     assert data["stopped"] == len(stopped)
     assert [t["race"]["by"] for t in data["search"] if t["state"] == "stopped"]
-    assert 0 < read.racing_saved(driver.database, study)["saved"] < 1
+    assert 0 < data["racing"]["saved"] < 1
+
+
+def test_a_worker_that_dies_with_the_verdict_leaves_the_next_one_the_same(
+    driver: Driver, keeper: EngineKeeper, assert_invariants: AssertInvariants
+) -> None:
+    number = driver.submit(spec(sigma=1.5).replace("[easy, read]", "[easy]"))
+    while not (searched := [t for t in driver.trials(number) if t.role == "search"]):
+        advance(driver.database, number)
+        for one in driver.queued(number)[:1]:
+            driver.finish(driver.claim(one))
+        advance(driver.database, number)
+    verdicts = []
+    for trial in searched:
+        held = driver.claim(trial.evaluation_id)
+        job = evaluations.load_job(driver.database, held)
+        race = racing.load(driver.database, held, job)
+        assert race is not None
+        engine = keeper.with_pool(job.pool, lambda *_: True)
+        suites = race.in_order([suite for _, suite in job.suites])
+        try:
+            engine.evaluate(held.recipe, suites, held.split, race=race)
+        except Stopped:
+            verdicts.append(race.report())
+        else:
+            verdicts.append(None)
+    driver.sql("UPDATE evaluation SET lease_until = now() WHERE state = 'running'")
+    sweep(driver.database, driver.config)
+    driver.run(number)
+    ended = {t.number: t for t in driver.trials(number)}
+    assert any(verdicts)
+    for trial, verdict in zip(searched, verdicts, strict=True):
+        assert (ended[trial.number].state == "stopped") == (verdict is not None)
+        if verdict is not None:
+            assert ended[trial.number].race == verdict
+    assert_invariants(driver.database, number, driver.config)
 
 
 def test_good_candidates_are_not_stopped(

@@ -33,7 +33,9 @@ FROM (SELECT e.finished_at FROM evaluation e JOIN trial t ON t.id = e.trial_id
 -- name: racing
 -- Search candidates that have ended, and the items that were scored for them.
 SELECT count(*) AS candidates, count(*) FILTER (WHERE e.state = 'stopped') AS stopped,
-       coalesce(sum((e.cost->>'items')::bigint), 0)::bigint AS used
+       coalesce(sum((e.cost->>'items')::bigint), 0)::bigint AS used,
+       (SELECT coalesce(sum(u.search_items), 0)::bigint FROM study_suite x
+        JOIN suite u ON u.id = x.suite_id WHERE x.study_id = %(study)s) AS items
 FROM evaluation e JOIN trial t ON t.id = e.trial_id
 WHERE t.study_id = %(study)s AND t.role = 'search' AND e.split = 'search'
   AND e.state IN ('complete', 'stopped')

@@ -38,6 +38,9 @@ from services.suites import Suite
 
 #: each further member of the archive would cost power: the wealth to be reached is their number / α
 MOST_MEMBERS = 4
+#: no candidate is stopped when more than this share of its items is scored: little would be saved,
+#: and a whole result lost
+LATEST = 0.75
 
 
 def load(database: Database, held: Held, job: Job) -> Race | None:
@@ -109,6 +112,7 @@ class Race:
             for name, part in self.items.parts.items()
             if any(weights[part].any() for weights in weighed)
         )
+        self._whole = sum(suite.search_items for suite in study.suites)
         count = len(self.items)
         self._seen = np.zeros(count, dtype=bool)
         self._now, self._after = np.zeros(count, dtype=bool), np.zeros(count, dtype=np.uint64)
@@ -155,11 +159,8 @@ class Race:
         return self._goes_on()
 
     def _goes_on(self) -> bool:
-        texts = sum(suite.form == "text" for suite in self.study.suites)
-        if self._seen.all() and len(self._texts) == texts:
-            # nothing is left to be saved
-            return True
-        self.by = self._stopped_by()
+        if self.scored <= LATEST * self._whole:
+            self.by = self._stopped_by()
         return self.by is None
 
     def _total(self, claim: Claim, at: np.ndarray) -> float:

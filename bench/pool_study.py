@@ -56,6 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--method", default="cma-es")
     parser.add_argument("--trials", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--racing", action="store_true", help="stop bad candidates early")
     parser.add_argument("--finalists", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
@@ -92,7 +93,11 @@ def study(options: argparse.Namespace, home: Path) -> dict[str, Any]:
             "pool": "bench",
             "suites": names,
             "objectives": options.objectives,
-            "search": {"method": options.method, "seed": options.seed},
+            "search": {
+                "method": options.method,
+                "seed": options.seed,
+                "racing": {} if getattr(options, "racing", False) else None,
+            },
             "budget": {"trials": options.trials, "finalists": options.finalists},
         }
     )
@@ -118,6 +123,7 @@ def study(options: argparse.Namespace, home: Path) -> dict[str, Any]:
         "test": [line(c) for c in sealed.final_report(database, number, purpose="bench")],
         "validation": [line(c) for c in read.candidates(database, found, "validation")],
         "search_trials": summary["complete"],
+        "racing": read.racing_saved(database, number),
     }
 
 

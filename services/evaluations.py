@@ -31,6 +31,8 @@ class Claim:
     study: int
     trial: int
     number: int
+    role: str
+    slot: str
     split: Split
     pool_id: int
     recipe: Recipe
@@ -63,6 +65,8 @@ def claim(database: Database, evaluation: int, worker: str, config: Settings) ->
         study=found["study_id"],
         trial=found["trial_id"],
         number=found["number"],
+        role=found["role"],
+        slot=found["slot"],
         split=found["split"],
         pool_id=found["pool_id"],
         recipe=Recipe.from_dict(found["recipe"]),
@@ -120,19 +124,38 @@ def save_predictions(
     )
 
 
-def complete(database: Database, held: Claim, weights_digest: str, cost: dict[str, Any]) -> bool:
-    """End the claim as complete and wake its study, in one transaction.
+def complete(
+    database: Database,
+    held: Claim,
+    weights_digest: str,
+    cost: dict[str, Any],
+    race: dict[str, Any] | None = None,
+) -> bool:
+    """End the claim as complete and wake its study, in one transaction; `race`: what it found.
 
     False when the claim is gone, or when a suite's row is missing.
     """
+    found = None if race is None else Jsonb(race)
+    return _end(database, held, "complete", weights_digest=weights_digest, cost=cost, race=found)
+
+
+def stop(database: Database, held: Claim, cost: dict[str, Any], race: dict[str, Any]) -> bool:
+    """End the claim as stopped by its race and wake its study, in one transaction.
+
+    `race` says by whom, and what was seen (`services.racing`). False when the claim is gone.
+    """
+    return _end(database, held, "stop", cost=cost, race=Jsonb(race))
+
+
+def _end(database: Database, held: Claim, query: str, *, cost: dict[str, Any], **more: Any) -> bool:
     with database.transaction() as connection:
         ended = row(
             connection,
-            "evaluations.complete",
+            f"evaluations.{query}",
             evaluation=held.evaluation,
             attempt=held.attempt,
-            weights_digest=weights_digest,
             cost=Jsonb(cost),
+            **more,
         )
         if ended is not None:
             outbox.add(connection, "advance", [ended["study_id"]])

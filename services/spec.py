@@ -135,6 +135,24 @@ class Groups(_Strict):
         return data
 
 
+class Racing(_Strict):
+    """Stopping candidates early that are certainly no good."""
+
+    alpha: float = Field(
+        default=0.05,
+        gt=0,
+        le=0.5,
+        description="probability, per candidate, of stopping one that should not be",
+    )
+    margin: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="shares by which a candidate may be behind and is not stopped for it; null: "
+        "one standard error of the difference between two models",
+    )
+
+
 class Search(_Strict):
     """How candidates are proposed."""
 
@@ -172,6 +190,9 @@ class Search(_Strict):
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="options of the method (see docs/searchers.md)"
+    )
+    racing: Racing | None = Field(
+        default=None, description="stop bad candidates early; null: score every one whole"
     )
 
     @field_validator("bounds")

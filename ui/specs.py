@@ -25,6 +25,7 @@ search:
   method: {method}              # cma-es, nsga-ii or random
   space: affine                 # weights sum to 1; simplex: none negative
   parallelism: 8                # candidates handed out at a time
+  # racing: {{}}                  # stop candidates early that are certainly no good
 budget:
   trials: 60                    # candidates; the baselines come on top
   finalists: 8                  # re-scored on validation and test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -39,12 +40,13 @@ def trial_frame(
     rows = []
     for candidate in sorted(found, key=_order):
         trial = candidate.trial
+        race = trial.race if trial.state == "stopped" else None
         row: dict[str, object] = {
             "open": f"trial {trial.number}",
             "number": trial.number,
             "what": ROLES[trial.role] + (" · chosen" if trial.number == chosen else ""),
             "name": trial.label,
-            "state": trial.state,
+            "state": words.stopped(race) if race else trial.state,
             "rank": trial.rank,
             "on front": 100 * shares[trial.number] if trial.number in shares else None,
             "feasible": candidate.feasible if trial.objectives is not None else None,
@@ -74,6 +76,23 @@ def _half_width(metric: Metric | None) -> float | None:
 
 def _scaled(value: float | None, measure: Measure) -> float | None:
     return None if value is None else value * (100 if measure.unit == "%" else 1)
+
+
+def seen_frame(study: Study, race: Mapping[str, Any]) -> pd.DataFrame:
+    """What was seen of a stopped candidate: an estimate of each objective and its bounds."""
+    rows = []
+    for axis, part in zip(study.spec.axes, race["objectives"], strict=True):
+        text = axis.metric == "score" and study.form(str(axis.suite)) == "text"
+        unit = "nats" if text else "%"
+        bounds = Metric(value=None, low=part["low"], high=part["high"], n=0)
+        rows.append(
+            {
+                "objective": axis.label,
+                "estimate": words.amount(part["estimate"], unit),
+                "95 % bounds": words.interval(bounds, unit),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def metric_frame(

@@ -25,6 +25,7 @@ STATES: dict[str, tuple[Any, str]] = {
     "finished": ("green", ":material/check:"),
     "complete": ("green", ":material/check:"),
     "published": ("green", ":material/check:"),
+    "stopped": ("gray", ":material/front_hand:"),
     "failed": ("red", ":material/error:"),
     "abandoned": ("red", ":material/error:"),
     "cancelled": ("gray", ":material/block:"),

@@ -6,8 +6,9 @@ Pure text. Shares are written in percent, and a number that has an interval neve
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from services.studies.read import Metric
 from services.studies.record import Study
@@ -92,6 +93,22 @@ def trial_weights(study: Study, values: Sequence[float], most: int = 5) -> str:
     groups = len(rows_of(study, values))
     mean = f" (mean of {groups} groups)" if groups > 1 else ""
     return weights(study.pool.names, mean_of(study, values), most) + mean
+
+
+def stopped(race: Mapping[str, Any]) -> str:
+    """Why a race stopped a candidate, and when: `stopped after 61 items: behind trial 4`."""
+    items = count(sum(race["seen"].values()))
+    by = race["by"]
+    why = f"behind trial {by['trial']}" if "trial" in by else f"breaks {by['constraint']}"
+    return f"stopped after {items} items: {why}"
+
+
+def saved(racing: Mapping[str, Any]) -> str:
+    """What racing saved: `racing stopped 12 of 40 candidates and saved 31 % of the items`."""
+    stopped_ones = f"racing stopped {racing['stopped']} of {racing['candidates']} candidates"
+    if racing["saved"] is None:
+        return stopped_ones
+    return f"{stopped_ones} and saved {percent(racing['saved'], 0)} of the items"
 
 
 def plain(text: str) -> str:

@@ -15,7 +15,8 @@ from services.db import Database
 from services.errors import BadInput, IntegrityError
 from services.evaluations import Claim, Job
 from services.settings import Settings
-from workers.engine.client import Aborted, Engine, SuiteResult
+from services.studies import racing
+from workers.engine.client import Aborted, Engine, Stopped, SuiteResult
 
 
 class EngineKeeper:
@@ -93,14 +94,26 @@ def run_claim(
         raise BadInput(error.what, where=error.where, mend=error.mend) from error
     lease = Lease(database, config, held, stopping)
     engine = keeper.with_pool(job.pool, lambda *_: lease.tick(0.0))
-    result = engine.evaluate(
-        held.recipe,
-        [suite for _, suite in job.suites],
-        held.split,
-        on_suite=lambda done: _save(database, held, job, done),
-        on_tick=lambda progress: lease.tick(progress.share),
-    )
-    if not evaluations.complete(database, held, result.weights_digest, result.cost()):
+    race = racing.load(database, held, job)
+    suites = [suite for _, suite in job.suites]
+    started = time.monotonic()
+    try:
+        result = engine.evaluate(
+            held.recipe,
+            suites if race is None else race.in_order(suites),
+            held.split,
+            on_suite=lambda done: _save(database, held, job, done),
+            on_tick=lambda progress: lease.tick(progress.share),
+            race=race,
+        )
+    except Stopped as stopped:
+        assert race is not None
+        cost = {"seconds": time.monotonic() - started, "tokens": stopped.tokens}
+        written = evaluations.stop(database, held, {**cost, "items": race.scored}, race.report())
+    else:
+        found = None if race is None else race.report()
+        written = evaluations.complete(database, held, result.weights_digest, result.cost(), found)
+    if not written:
         raise Aborted("the claim was lost before the results could be written")
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -21,9 +22,9 @@ from optim.search.options import Option, read_options
 from optim.search.question import Question
 from optim.space import Space, check_weights
 
-State = Literal["pending", "complete", "failed"]
-#: first number of the `quality` of a failed trial; 0 is feasible, 1 infeasible
-FAILED = 2.0
+State = Literal["pending", "complete", "stopped", "failed"]
+#: first number of the `quality` of a trial: 0 is feasible, 1 infeasible
+STOPPED, FAILED = 0.5, 2.0
 #: what a searcher has learnt from the finished generations; rebuilt in every `ask`
 Learnt = TypeVar("Learnt")
 
@@ -50,10 +51,14 @@ class Observation:
     violation: float = 0.0
     state: State = "pending"
     #: float32 [items], larger is better: margin in nats (choice), 1 or 0 for a right or wrong
-    #: answer (exact), nats per token times −1 (text); items as in `Question`; None if not known
+    #: answer (exact), nats per token times −1 (text); items as in `Question`; None if not known.
+    #: Of a stopped trial, NaN for items that were not scored
     signal: np.ndarray | None = field(default=None, compare=False, repr=False)
     #: bool [items]: another answer than the reference's; False for texts
     changed: np.ndarray | None = field(default=None, compare=False, repr=False)
+    #: stopped: what the values would be by the items that were scored, ALL MINIMISED; `violation`
+    #: is by the same items. Worse than they look: it was stopped because of them
+    estimate: tuple[float, ...] | None = None
 
 
 class Searcher(ABC):
@@ -66,7 +71,8 @@ class Searcher(ABC):
       `ask` returns [] (random search is one endless generation and never waits);
     - every suggestion is a point of the space, and none whose result is `known`; no slot is
       returned that is among the observations;
-    - a failed trial is the worst of its generation, never an error.
+    - a failed trial is the worst of its generation, never an error; a stopped one is finished,
+      and has an estimate instead of values.
     """
 
     #: what a study spec calls it
@@ -103,7 +109,7 @@ class Searcher(ABC):
             where = f"known {row.slot!r}"
             if row.state != "complete" or len(row.weights) != space.size:
                 raise ValueError(f"{where}: is no complete result of {space.size} weights")
-            self._check_result(row, where)
+            self._check_result(row.values, "values", row.violation, where)
 
     @cached_property
     def within(self) -> tuple[Observation, ...]:
@@ -138,21 +144,25 @@ class Searcher(ABC):
             where = f"observation {row.slot!r}"
             if row.slot in rows:
                 raise ValueError(f"{where}: slot occurs twice")
-            if row.state not in ("pending", "complete", "failed"):
+            if row.state not in get_args(State):
                 raise ValueError(f"{where}: state {row.state!r} is not known")
             check_weights(self.space, row.weights, field=f"{where}: weights")
             if row.state == "complete":
-                self._check_result(row, where)
+                self._check_result(row.values, "values", row.violation, where)
+            if row.state == "stopped":
+                self._check_result(row.estimate, "estimate", row.violation, where)
             rows[row.slot] = row
         return rows
 
-    def _check_result(self, row: Observation, where: str) -> None:
-        if row.values is None or len(row.values) != self.objectives:
-            raise ValueError(f"{where}: values {row.values} are not {self.objectives} numbers")
-        if not all(math.isfinite(value) for value in row.values):
-            raise ValueError(f"{where}: values {row.values} are not finite")
-        if not math.isfinite(row.violation):
-            raise ValueError(f"{where}: violation {row.violation} is not finite")
+    def _check_result(
+        self, values: Sequence[float] | None, name: str, violation: float, where: str
+    ) -> None:
+        if values is None or len(values) != self.objectives:
+            raise ValueError(f"{where}: {name} {values} are not {self.objectives} numbers")
+        if not all(math.isfinite(value) for value in values):
+            raise ValueError(f"{where}: {name} {values} are not finite")
+        if not math.isfinite(violation):
+            raise ValueError(f"{where}: violation {violation} is not finite")
 
 
 class Generational(Searcher, Generic[Learnt]):
@@ -199,6 +209,12 @@ def slot_name(generation: int, index: int) -> str:
     return f"g{generation:03d}.{index:02d}"
 
 
+def generation_of(slot: str) -> int | None:
+    """The generation of a slot that a searcher named; None for a baseline's."""
+    found = re.fullmatch(r"g(\d{3,})\.\d{2,}", slot)
+    return int(found[1]) if found else None
+
+
 def unknown_slot(slot: str) -> ValueError:
     """The error for an observation that the searcher cannot have suggested."""
     return ValueError(
@@ -211,10 +227,15 @@ def quality(row: Observation, weights: Sequence[float] | None = None) -> tuple[f
     """Sort key of a finished trial for single-objective use: smaller is better.
 
     Feasible ones first, by the weighted mean of the values (None: the plain mean, so minus the
-    macro average for accuracies), then infeasible ones by violation, then failed ones.
+    macro average for accuracies), then infeasible ones by violation, then failed ones. A stopped
+    one counts by its estimate, for its order among its like is what is known of it: behind every
+    complete one that is feasible, whose values are certain, or among the infeasible ones.
     """
-    if row.state == "failed" or row.values is None:
+    values = row.estimate if row.state == "stopped" else row.values
+    if row.state == "failed" or values is None:
         return (FAILED, 0.0, 0.0)
-    shares = weights or (1.0,) * len(row.values)
-    scalar = math.fsum(s * v for s, v in zip(shares, row.values, strict=True)) / math.fsum(shares)
-    return (1.0, row.violation, scalar) if row.violation > 0 else (0.0, 0.0, scalar)
+    shares = weights or (1.0,) * len(values)
+    scalar = math.fsum(s * v for s, v in zip(shares, values, strict=True)) / math.fsum(shares)
+    if row.violation > 0:
+        return (1.0, row.violation, scalar)
+    return (STOPPED if row.state == "stopped" else 0.0, 0.0, scalar)

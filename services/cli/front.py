@@ -41,6 +41,7 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
         "split": split,
         "candidates": [{**c.to_dict(), "on_the_front": shares.get(c.trial.number)} for c in found],
         "health": [finding.to_dict() for finding in health.findings(database, study)],
+        "racing": read.racing_saved(database, number),
         "noise_floor": [asdict(floor) for floor in noise.of_study(database, study, split)],
     }
 
@@ -64,12 +65,17 @@ def print_front(database: Database, number: int) -> None:
     """State, then the front and the baselines on the latest open split."""
     summary = read.study_summary(database, number)
     study = read.get_study(database, number)
-    counts = f"{summary['complete']} complete, {summary['running']} running, "
+    counts = f"{summary['complete']} complete, "
+    if study.spec.search.racing is not None:
+        counts += f"{summary['stopped']} stopped, "
+    counts += f"{summary['running']} running, "
     counts += f"{summary['queued']} queued, {summary['failed']} failed"
     click.echo(f"study {number} ({study.name}): {study.state}, phase {study.phase}; {counts}")
     click.echo(f"search: {', '.join(summary['used'])}")
     if study.failure:
         click.echo(f"failure: {study.failure}")
+    if study.spec.search.racing is not None:
+        click.echo(_saved(read.racing_saved(database, number)))
     found = latest(database, study)
     if not any(c.trial.told for c in found):
         click.echo("no results yet")
@@ -78,6 +84,14 @@ def print_front(database: Database, number: int) -> None:
     for finding in health.findings(database, study):
         click.echo(f"! {finding.what}. {finding.mend}.")
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
+
+
+def _saved(racing: dict[str, Any]) -> str:
+    """What racing saved, in one line."""
+    used, whole = racing["used"], racing["items"] * racing["candidates"]
+    share = "" if racing["saved"] is None else f", {100 * racing['saved']:.0f} % saved"
+    stopped = f"{racing['stopped']} of {racing['candidates']} candidates stopped early"
+    return f"racing: {stopped}; {used} of {whole} items scored{share}"
 
 
 def print_candidates(

@@ -69,7 +69,7 @@ def list_(as_json: bool) -> None:
                 s["state"],
                 s["phase"],
                 s["pool"],
-                s["complete"],
+                s["complete"] + s["stopped"],
                 s["budget"],
                 s["failed"],
                 s["created_at"].strftime("%Y-%m-%d %H:%M"),

@@ -32,7 +32,7 @@ class Evidence:
     earlier: Sequence[EarlierResult] = ()
     #: set only for methods that learn from items
     question: Question | None = None
-    #: by trial id, of complete trials and earlier results; empty like `question`
+    #: by trial id, of complete and stopped trials and earlier results; empty like `question`
     answers: Mapping[int, Answers] = field(default_factory=dict)
 
 
@@ -47,7 +47,9 @@ def gather(connection: Connection, study: Study, trials: Sequence[Trial]) -> Evi
     method = METHODS.get(study.spec.search.method)
     if method is None or not method.uses_items:
         return Evidence(earlier=found)
-    wanted = [t.id for t in trials if t.told] + [one.trial_id for one in found]
+    wanted = [t.id for t in trials if t.told or t.state == "stopped"] + [
+        one.trial_id for one in found
+    ]
     stored = predictions_of(connection, study, wanted, "search")
     old = stored[reference.id]
     return Evidence(

@@ -43,6 +43,7 @@ def _json(database: Database, study: Study) -> str:
     data["suites"] = [{"name": s.name, "digest": s.digest} for s in study.suites]
     for split in ("search", "validation"):
         data[split] = [c.to_dict() for c in read.candidates(database, study, split)]
+    data["racing"] = read.racing_saved(database, study.id)
     data["events"] = list(read.events(database, study.id))
     return json.dumps(data, default=_plain, indent=2) + "\n"
 

@@ -177,11 +177,21 @@ def _earlier(study: Study, one: EarlierResult, evidence: Evidence) -> Observatio
 
 def observation(study: Study, trial: Trial, evidence: Evidence | None = None) -> Observation:
     """A trial as searchers see it, with what it answered where the evidence has that."""
+    answers = evidence.answers if evidence is not None else {}
+    signal, changed = answers.get(trial.id, (None, None))
+    if trial.state == "stopped" and trial.race is not None:
+        return Observation(
+            slot=trial.slot,
+            weights=trial.weights,
+            violation=trial.race["violation"],
+            state="stopped",
+            estimate=minimised(study, [o["estimate"] for o in trial.race["objectives"]]),
+            signal=signal,
+            changed=changed,
+        )
     if trial.objectives is None:
         state: State = "failed" if trial.closed else "pending"
         return Observation(slot=trial.slot, weights=trial.weights, state=state)
-    answers = evidence.answers if evidence is not None else {}
-    signal, changed = answers.get(trial.id, (None, None))
     return Observation(
         slot=trial.slot,
         weights=trial.weights,

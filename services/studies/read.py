@@ -94,6 +94,16 @@ def get_study(database: Database, study_id: int) -> Study:
         return load_study(connection, study_id)
 
 
+def racing_saved(database: Database, study_id: int) -> Row:
+    """What racing saved: `candidates` that could be raced and have ended, `stopped` ones of them,
+    `used` items in all, `items` of the search split, and `saved`: 1 − used / (candidates · items),
+    None before there is one."""
+    found = database.row("read.racing", study=study_id)
+    assert found is not None
+    whole = found["items"] * found["candidates"]
+    return {**found, "saved": 1 - found["used"] / whole if whole else None}
+
+
 def change_mark(database: Database, study_id: int) -> tuple[Any, ...]:
     """Differs from an earlier mark whenever the study changed; one cheap query."""
     found = database.row("read.change_mark", study=study_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from optim.predictions import Form, Predictions
 from services import registry
@@ -19,7 +19,7 @@ from services.spec import METRICS, StudySpec, spec_from_dict
 Split = Literal["search", "validation", "test"]
 #: first key of the advisory locks of studies; the second is the study's number
 STUDY_LOCK = 0x5264
-CLOSED = ("complete", "failed", "abandoned", "cancelled")
+CLOSED = ("complete", "stopped", "failed", "abandoned", "cancelled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,8 @@ class Trial:
     violation: float | None
     rank: int | None
     error: str | None
+    #: what a race found of it (see the column's comment); None: it was not raced
+    race: dict[str, Any] | None = None
 
     @property
     def closed(self) -> bool:
@@ -149,6 +151,7 @@ def load_trials(connection: Connection, study_id: int, split: Split) -> list[Tri
             violation=t["violation"],
             rank=t["rank"],
             error=t["error"],
+            race=t["race"],
         )
         for t in rows(connection, "studies.trials", study=study_id, split=split)
     ]

@@ -66,6 +66,7 @@ def installation(
             prepared(url, config, tiny_pool)
             with running_stack(config, evaluate=EVALUATE_WORKERS) as stack:
                 registry.add_suite(stack.database, "long", _long_suite(home))
+                registry.add_suite(stack.database, "many", _many_choices(home))
                 yield stack
     finally:
         stop_servers(home)
@@ -103,6 +104,15 @@ def quick() -> str:
 def slow() -> str:
     """A study whose second suite takes a second or so, long enough to strike in the middle."""
     return SPEC.replace("SUITES", "pick, long")
+
+
+@pytest.fixture
+def raced() -> str:
+    """A study whose candidate is raced for a second or so, but never stopped."""
+    text = SPEC.replace("SUITES", "read, many").replace(
+        "parallelism: 8", "parallelism: 8, racing: {margin: 0.9}"
+    )
+    return text + "objectives: [many, read]\n"
 
 
 SPEC = """
@@ -153,8 +163,27 @@ def frozen_midway() -> Callable[[Stack, int], Midway]:
 
 def _long_suite(folder: Path) -> Path:
     rng = random.Random(2)
-    texts = ("".join(rng.choice("abcdefgh ") for _ in range(60)) for _ in range(LONG_ITEMS))
-    lines = [json.dumps({"id": f"{i:05d}", "text": text}) for i, text in enumerate(texts)]
-    file = folder / "long.jsonl"
+    return _written(folder / "long.jsonl", [{"text": _text(rng, 60)} for _ in range(LONG_ITEMS)])
+
+
+def _many_choices(folder: Path) -> Path:
+    rng = random.Random(3)
+    items = [
+        {
+            "context": _text(rng, 40),
+            "choices": [f"{letter}{_text(rng, 12)}" for letter in "nps"],
+            "gold": rng.randrange(3),
+        }
+        for _ in range(LONG_ITEMS)
+    ]
+    return _written(folder / "many.jsonl", items)
+
+
+def _text(rng: random.Random, length: int) -> str:
+    return "".join(rng.choice("abcdefgh ") for _ in range(length))
+
+
+def _written(file: Path, items: list[dict[str, Any]]) -> Path:
+    lines = [json.dumps({"id": f"{i:05d}", **item}) for i, item in enumerate(items)]
     file.write_text("\n".join(lines) + "\n")
     return file

@@ -208,3 +208,26 @@ def test_control_worker_ends(
     stack.start("control")
     assert stack.finished(study) == "finished"
     assert_invariants(stack.database, study, stack.config)
+
+
+def test_worker_killed_in_the_middle_of_a_race(
+    stack: Stack, raced: str, assert_invariants: AssertInvariants
+) -> None:
+    """What was finished stays, the rest is evaluated whole: its order would not be fresh."""
+    study = stack.submit(raced)
+    running = (
+        "SELECT e.id FROM evaluation e JOIN trial t ON t.id = e.trial_id "
+        "WHERE t.study_id = %s AND t.role = 'search' AND e.split = 'search' "
+        "AND e.state = 'running' AND EXISTS (SELECT 1 FROM prediction p WHERE p.trial_id = t.id)"
+    )
+    evaluation = stack.wait(lambda: stack.sql(running, study), "blocks are scored")[0]["id"]
+    worker = stack.holder(evaluation)
+    worker.signal(signal.SIGKILL)
+    worker.process.wait()
+    assert ended_as(stack, evaluation)[:2] == ("running", 1)
+    assert attempts_by_suite(stack, evaluation) == {"read": 1}
+    assert stack.finished(study) == "finished"
+    assert ended_as(stack, evaluation) == ("complete", 2, 0)
+    assert attempts_by_suite(stack, evaluation) == {"read": 1, "many": 2}
+    assert stack.sql("SELECT race FROM evaluation WHERE id = %s", evaluation)[0]["race"] is None
+    assert_invariants(stack.database, study, stack.config)

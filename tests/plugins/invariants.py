@@ -27,9 +27,10 @@ SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 #: state before -> states that may follow
 FOLLOWS = {
     "queued": {"queued", "running", "cancelled"},
-    "running": {"running", "queued", "complete", "failed", "abandoned", "cancelled"},
+    "running": {"running", "queued", "complete", "stopped", "failed", "abandoned", "cancelled"},
     # told, ranked; failed: its numbers were not finite
     "complete": {"complete", "failed"},
+    "stopped": set[str](),
     "failed": set[str](),
     "abandoned": set[str](),
     "cancelled": set[str](),
@@ -209,6 +210,12 @@ def _observation(study: Study, t: Trial, evidence: Evidence) -> Observation:
         values = minimised(study, t.objectives)
         answers = evidence.answers.get(t.id, (None, None))
         return Observation(t.slot, t.weights, values, t.violation or 0.0, "complete", *answers)
+    if t.state == "stopped":
+        assert t.race is not None
+        seen = minimised(study, [o["estimate"] for o in t.race["objectives"]])
+        miss = t.race["violation"]
+        answers = evidence.answers.get(t.id, (None, None))
+        return Observation(t.slot, t.weights, None, miss, "stopped", *answers, estimate=seen)
     return Observation(t.slot, t.weights, state="failed" if t.closed else "pending")
 
 
@@ -240,5 +247,5 @@ def _sums(database: Database, study: Study) -> None:
     cancelled = sum(
         c["n"] for c in summary["counts"] if (c["split"], c["state"]) == ("search", "cancelled")
     )
-    states = sum(summary[name] for name in ("complete", "running", "queued", "failed"))
+    states = sum(summary[name] for name in ("complete", "stopped", "running", "queued", "failed"))
     assert states + cancelled == len(numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -319,6 +320,28 @@ class TestTables:
         assert list(frame["number"])[-1] == 9
         assert frame.loc[frame["number"] == 6, "what"].item() == "found · chosen"
         assert frame.loc[frame["number"] == 5, "± macro"].item() == pytest.approx(3.0)
+
+    def test_a_stopped_trial_says_so_and_is_on_no_plot(self) -> None:
+        study, found = make_study(["macro", "prose"]), some_candidates()
+        objectives = [
+            {"estimate": 0.5, "low": 0.4, "high": 0.6},
+            {"estimate": 2.5, "low": 2.5, "high": 2.5},
+        ]
+        race = {"by": {"trial": 6}, "seen": {"sst2": 31, "prose": 50}, "objectives": objectives}
+        trial = replace(found[9].trial, state="stopped", race=race)
+        found[9] = replace(found[9], trial=trial)
+        frame = tables.trial_frame(study, found)
+        shown = frame[frame["number"] == 9].iloc[0]
+        assert shown["state"] == "stopped after 81 items: behind trial 6"
+        assert all(shown[m.key] is None or shown[m.key] != shown[m.key] for m in
+                   tables.shown_measures(study))  # fmt: skip
+        seen = tables.seen_frame(study, race)
+        assert list(seen["95 % bounds"]) == ["40.0–60.0\u00a0%", "2.500–2.500 nats"]
+        measure = measures.measures(study)[0]
+        figures = [draw(study, found), best_figure(found, measure)]
+        assert all(9 not in [row[0] for row in trace.customdata]
+                   for figure in figures for trace in figure.data
+                   if trace.customdata is not None)  # fmt: skip
 
     def test_a_candidates_metrics_stand_with_interval_n_and_reference(self) -> None:
         found = some_candidates()

@@ -51,6 +51,8 @@ def _facts(shown: Snapshot) -> str:
         f"created {words.when(summary['created_at'])}"
         + (f" by {summary['owner']}" if summary["owner"] else ""),
     ]
+    if spec.search.racing is not None:
+        parts.append(words.saved(read.racing_saved(reading.database(), study.id)))
     if summary["finished_at"]:
         took = (summary["finished_at"] - summary["created_at"]).total_seconds()
         done, _ = views.expected(study, summary)

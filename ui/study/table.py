@@ -52,7 +52,9 @@ def _columns(shown: Snapshot) -> dict[str, Any]:
         "number": None,
         "what": st.column_config.TextColumn("what", width=130),
         "name": st.column_config.TextColumn("name", width=110),
-        "state": st.column_config.TextColumn("state", width=80),
+        "state": st.column_config.TextColumn(
+            "state", width=80 if shown.study.spec.search.racing is None else 230
+        ),
         "rank": st.column_config.NumberColumn("rank", help="1: the front", width=50),
         "on front": st.column_config.NumberColumn(
             "on front %",

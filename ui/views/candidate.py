@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import streamlit as st
 import yaml
@@ -75,6 +76,10 @@ def _metrics(
     shown: Snapshot, candidate: CandidateView | None, found: list[CandidateView], split: str
 ) -> None:
     if candidate is None or candidate.trial.objectives is None:
+        race = None if candidate is None else candidate.trial.race
+        if race is not None and "by" in race:
+            _stopped(shown, race)
+            return
         state = "not evaluated" if candidate is None else candidate.trial.state
         st.info(f"No metrics on the {split} split: {state}.")
         if candidate is not None and candidate.trial.error:
@@ -95,6 +100,25 @@ def _metrics(
         alt="Metrics with intervals",
     )
     cards.noise(shown, split)
+
+
+def _stopped(shown: Snapshot, race: Mapping[str, Any]) -> None:
+    """Why a race ended it, and what was seen: never shown as if it were a result."""
+    st.info(words.plain(words.stopped(race).capitalize() + "."), icon=":material/front_hand:")
+    st.dataframe(
+        tables.seen_frame(shown.study, race),
+        hide_index=True,
+        width="stretch",
+        alt="What was seen of a stopped candidate",
+    )
+    whole = {suite.name: suite.search_items for suite in shown.study.suites}
+    seen = ", ".join(f"{name} {n} of {whole[name]}" for name, n in race["seen"].items())
+    st.caption(
+        words.plain(
+            f"Items seen: {seen}. Estimates look worse than the candidate is, since it was "
+            "stopped because of them; the bounds hold all the same."
+        )
+    )
 
 
 def _flips(shown: Snapshot, candidate: CandidateView | None, split: str) -> None:

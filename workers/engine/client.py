@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from optim.recipe import Recipe
 from services import errors
 from services.errors import BadInput, EngineFailed, RemeltError
@@ -22,7 +24,7 @@ from services.settings import Settings
 from services.suites import Split, Suite
 from workers.engine.channel import Channel, ChannelClosed, Message
 from workers.engine.process import Compute, exit_name, kill_group, start_group
-from workers.engine.results import EvaluationResult, Progress, SuiteResult, suite_result
+from workers.engine.results import EvaluationResult, Progress, Race, SuiteResult, suite_result
 
 #: seconds between two looks at the channel; `on_tick` is called at least that often
 TICK_SECONDS = 0.25
@@ -36,8 +38,19 @@ class Aborted(Exception):
     """The caller's `on_tick` said stop; the engine is ready for the next request, or was killed."""
 
 
+class Stopped(Exception):
+    """The race said stop: enough is known of this candidate. The engine is ready for the next."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__("stopped by the race")
+        #: that went through the model, as far as it said
+        self.tokens = tokens
+
+
 OnTick = Callable[[Progress], bool]
 OnSuite = Callable[[SuiteResult], None]
+#: gets the messages of a request but for progress and its end
+OnMessage = Callable[[Message], None]
 
 
 class Engine:
@@ -121,11 +134,13 @@ class Engine:
         *,
         on_suite: OnSuite | None = None,
         on_tick: OnTick | None = None,
+        race: Race | None = None,
     ) -> EvaluationResult:
         """Form the candidate in place and score every suite on one split (None: all items).
 
         `on_suite` gets each suite as it is finished; `on_tick` is called a few times a second and
-        stops the evaluation by returning False. Raises Aborted, TrialRejected, BadInput,
+        stops the evaluation by returning False. A `race` is told of what was scored, after
+        `on_suite`, and may stop it too. Raises Aborted, Stopped, TrialRejected, BadInput,
         EngineFailed.
         """
         if not self.alive or self._channel is None:
@@ -137,17 +152,34 @@ class Engine:
                 self._suites.add(suite.digest)
         known = {suite.name: suite for suite in suites}
 
-        def finished(message: Message) -> None:
-            if on_suite is not None:
-                on_suite(suite_result(message, known[message.data["suite"]], split))
+        tokens = 0
+
+        def heard(message: Message) -> None:
+            nonlocal tokens
+            data, goes_on = message.data, True
+            if data["event"] == "suite":
+                done = suite_result(message, known[data["suite"]], split)
+                if on_suite is not None:
+                    on_suite(done)
+                goes_on = race is None or race.suite(done.suite, done.predictions)
+            elif data["event"] == "order" and race is not None:
+                items = np.split(message.arrays["items"], np.cumsum(message.arrays["sizes"])[:-1])
+                race.order(list(zip(data["suites"], items, strict=True)))
+            elif data["event"] == "block" and race is not None:
+                tokens = data["tokens"]
+                goes_on = race.block(data["block"], message.arrays)
+            if not goes_on:
+                raise Stopped(tokens)
 
         request = {
             "op": "evaluate",
             "recipe": recipe.to_dict(),
             "suites": [[suite.name, suite.digest] for suite in suites],
             "split": split,
+            "raced": [] if race is None else sorted(race.suites),
+            "seed": 0 if race is None else race.seed,
         }
-        done = self._ask(request, Progress(phase="form"), on_tick, finished)
+        done = self._ask(request, Progress(phase="form"), on_tick, heard)
         return EvaluationResult(
             weights_digest=done.data["weights_digest"],
             phases=done.data["phases"],
@@ -208,16 +240,16 @@ class Engine:
         request: dict[str, Any],
         progress: Progress,
         on_tick: OnTick | None,
-        on_suite: Callable[[Message], None] | None,
+        on_message: OnMessage | None,
     ) -> Message:
         number = next(self._numbers)
         self._send({**request, "number": number})
         try:
-            return self._wait(number, progress, on_tick, on_suite)
+            return self._wait(number, progress, on_tick, on_message)
         except (RemeltError, Aborted):
             raise
         except BaseException:
-            # the caller's own code failed while the engine works on: stop it, then pass that on
+            # stopped by the caller while the engine works on: stop that too, then pass it on
             self._abort(number)
             raise
 
@@ -233,7 +265,7 @@ class Engine:
         number: int,
         progress: Progress,
         on_tick: OnTick | None,
-        on_suite: Callable[[Message], None] | None,
+        on_message: OnMessage | None,
     ) -> Message:
         """Handle messages of request `number` until it ends; errors are raised as their class."""
         heard = ticked = time.monotonic()
@@ -250,8 +282,8 @@ class Engine:
                         raise self._error(message.data)
                     if event == "progress":
                         progress = Progress(**message.data["progress"])
-                    elif event == "suite" and on_suite is not None:
-                        on_suite(message)
+                    elif on_message is not None:
+                        on_message(message)
             elif now - heard > self._settings.engine_hang_seconds:
                 raise self._failed(f"silent for {now - heard:.0f} s while in {progress.phase!r}")
             if on_tick is not None and now - ticked >= TICK_SECONDS:

@@ -78,11 +78,34 @@ class GenerationPlan:
         if later or known >= KNOWN_ENOUGH * len(answers):
             return []
         old = {pair for drafts in self.drafts for row in drafts.rows for pair in row}
+        new = [pair for pair in enumerate(answers) if pair not in old]
+        self.drafts.append(self._drafts(new))
+        dropped = self.drafts.pop(0).batches if len(self.drafts) > DRAFT_SETS else ()
+        return [batch.key for batch in dropped]
+
+    def part(self, items: Sequence[int]) -> GenerationPlan:
+        """A plan for some of the prompts, which knows the answers to them that this one knows."""
+        plan = GenerationPlan(
+            [self.prompts[item] for item in items],
+            batch_tokens=self.batch_tokens,
+            generation_tokens=self.generation_tokens,
+            vocabulary=self.vocabulary,
+            sharing=self.sharing,
+            equal_lengths=self.equal_lengths,
+        )
+        place = {item: number for number, item in enumerate(items)}
+        for drafts in self.drafts:
+            pairs = [pair for row in drafts.rows for pair in row if pair[0] in place]
+            if pairs:
+                plan.drafts.append(plan._drafts([(place[item], a) for item, a in pairs]))
+        plan._candidates = self._candidates
+        return plan
+
+    def _drafts(self, pairs: Sequence[tuple[int, tuple[int, ...]]]) -> Drafts:
         rows: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
-        for item, answer in enumerate(answers):
-            if (item, answer) not in old:
-                row = (*self.prompts[item].ids, *answer[:-1])
-                rows.setdefault(row, []).append((item, answer))
+        for item, answer in pairs:
+            row = (*self.prompts[item].ids, *answer[:-1])
+            rows.setdefault(row, []).append((item, answer))
         batches = batch_rows(
             list(rows),
             [min(len(self.prompts[i].ids) for i, _ in row) - 1 for row in rows.values()],
@@ -90,9 +113,7 @@ class GenerationPlan:
             vocabulary=self.vocabulary,
             sharing=self.sharing,
         )
-        self.drafts.append(Drafts(tuple(batches), tuple(map(tuple, rows.values()))))
-        dropped = self.drafts.pop(0).batches if len(self.drafts) > DRAFT_SETS else ()
-        return [batch.key for batch in dropped]
+        return Drafts(tuple(batches), tuple(map(tuple, rows.values())))
 
 
 @torch.inference_mode()

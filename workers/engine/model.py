@@ -96,7 +96,9 @@ class LiveModel:
         self.sharing = Sharing(limit=0)
         self.lower = LowerBlocks(model, layout_names(frame), activations or Activations(0))
         self._checked = plain
-        self._head: tuple[int, DynamicCache] | None = None
+        #: keys and values of heads by key, the last one used last, and how many are kept
+        self._heads: dict[int, DynamicCache] = {}
+        self.heads_kept = 1
         #: wall seconds inside the model since `begin`; on a GPU only those of starting the work
         self.forward_seconds = 0.0
         self._wanted: Tensor | None = None
@@ -111,7 +113,8 @@ class LiveModel:
         `signature` as for `LowerBlocks.prepare`. The first call tries on a few tokens what this
         architecture allows: shared prefixes, skipped blocks.
         """
-        self._head, self.forward_seconds = None, 0.0
+        self._heads.clear()
+        self.heads_kept, self.forward_seconds = 1, 0.0
         if not self._checked:
             self.sharing = Sharing(width=self._width, limit=self._share_limit())
             self.lower.learn(lambda: self.logits(probes(self.encoder.vocabulary)[0]))
@@ -157,12 +160,16 @@ class LiveModel:
         return flat if self._gathered else flat.index_select(0, wanted)
 
     def _headed(self, head: Head) -> DynamicCache:
-        """The keys and values of a head; the last one is kept, since its batches come together."""
-        if self._head is None or self._head[0] != head.key:
+        """The keys and values of a head; the last `heads_kept` are kept: as long as a suite runs
+        in its own order, the batches of a head come together."""
+        cache = self._heads.pop(head.key, None)
+        if cache is None:
             cache = DynamicCache()
             self._forward(head.key, head.inputs, torch.zeros(0, dtype=torch.int64), past=cache)
-            self._head = head.key, cache
-        return Continued(self._head[1], head.inputs.shape[1])
+        self._heads[head.key] = cache
+        while len(self._heads) > self.heads_kept:
+            del self._heads[next(iter(self._heads))]
+        return Continued(cache, head.inputs.shape[1])
 
     def _as_attention_mask(self, seen: Tensor) -> Tensor:
         if self.module.config._attn_implementation == "sdpa":  # type: ignore[union-attr]

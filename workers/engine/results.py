@@ -5,9 +5,9 @@ Shared by everybody who waits for an engine; imports neither torch nor the engin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -51,6 +51,33 @@ class SuiteResult:
     seconds: float
     #: tokens that went through the model
     tokens: int
+
+
+class Race(Protocol):
+    """Who watches an evaluation and may end it: told of everything in the order in which it is
+    scored. Suites that are not raced are scored whole where they stand among the others."""
+
+    @property
+    def seed(self) -> int:
+        """Of the order of the blocks."""
+        ...
+
+    @property
+    def suites(self) -> Collection[str]:
+        """Names of the suites whose items come in blocks, in an order common to all of them."""
+        ...
+
+    def order(self, drawn: Sequence[tuple[str, np.ndarray]]) -> None:
+        """The blocks to come: (suite, places of its items in the split)."""
+
+    def block(self, number: int, arrays: Mapping[str, np.ndarray]) -> bool:
+        """One is scored: `correct`, `answer`, and for choices `margin`, of its items. False: stop
+        here."""
+        ...
+
+    def suite(self, name: str, found: Predictions) -> bool:
+        """One suite is scored to its end. False: stop here."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

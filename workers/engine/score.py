@@ -125,6 +125,23 @@ def _score_exact(
     return Scores(arrays=arrays, texts=texts, tokens=spent)
 
 
+def joined(
+    parts: Sequence[tuple[np.ndarray, Scores]],
+) -> Scores:
+    """The scores of all items from those of parts; each with the places of its items."""
+    count = sum(len(items) for items, _ in parts)
+    first = parts[0][1]
+    arrays = {name: np.empty(count, array.dtype) for name, array in first.arrays.items()}
+    texts = None if first.texts is None else [""] * count
+    for items, scores in parts:
+        for name, array in scores.arrays.items():
+            arrays[name][items] = array
+        if texts is not None and scores.texts is not None:
+            for at, text in zip(items.tolist(), scores.texts, strict=True):
+                texts[at] = text
+    return Scores(arrays=arrays, texts=texts, tokens=sum(s.tokens for _, s in parts))
+
+
 def first_line(text: str, target: str) -> str:
     """An answer ends with its first line, unless the target itself has several: base models go on
     with the next example instead of ending."""

@@ -10,24 +10,26 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from optim.recipe import Recipe
 from services.errors import BadInput
 from services.suites import Item, Suite, parse_suite
 from workers.engine.answer import RequestPlan, answer_requests, plan_requests
+from workers.engine.blocks import Block, Blocks, block_tokens, chunks, in_blocks
 from workers.engine.candidate import Candidate
 from workers.engine.compile import LikelihoodPlan, compile_suite
-from workers.engine.generate import GenerationPlan, Tick
 from workers.engine.lower import Activations
 from workers.engine.model import LiveModel
 from workers.engine.requests import encode_requests
-from workers.engine.score import Scores, score_suite
+from workers.engine.scoring import Plan, Scoring, Work
 from workers.engine.session import Session
-from workers.engine.tasks import TaskPlan, compile_task, score_task
+from workers.engine.tasks import TaskPlan, compile_task
 from workers.engine.tiers import Tier
 
 #: on a CPU larger batches fall out of the caches: with 512 SmolLM2-135M was 1.45 times as fast as
@@ -35,9 +37,8 @@ from workers.engine.tiers import Tier
 #: reads all weights, however many rows it has
 CPU_BATCH_TOKENS, CPU_GENERATION_TOKENS = 512, 2048
 
-Plan = LikelihoodPlan | GenerationPlan | TaskPlan
 #: a suite, its items in the wanted split, and how to score them
-Work = tuple[Suite, tuple[Item, ...], Plan]
+Compiled = tuple[Suite, tuple[Item, ...], Plan]
 
 
 class Server:
@@ -67,7 +68,8 @@ class Server:
             forget=self._forget,
         )  # fmt: skip
         #: by suite digest and split
-        self.work: dict[tuple[str, str | None], Work] = {}
+        self.compiled: dict[tuple[str, str | None], Compiled] = {}
+        self.blocks: dict[tuple[str, str | None], Blocks] = {}
 
     def begin(self) -> None:
         """Say hello to the client; BadInput when this machine lacks what the settings name."""
@@ -109,7 +111,7 @@ class Server:
 
     def _load(self, data: dict[str, Any]) -> None:
         """Replace the resident pool; the old one is freed first."""
-        self.work.clear()
+        self._forget()
         checkpoints = [(digest, Path(path)) for digest, path in data["checkpoints"]]
         pool, choice = self.candidate.load(checkpoints, data["dtype"])
         sys.stderr.write(f"pool {pool.plan}; {choice.kind}: {choice.why}\n")
@@ -144,13 +146,11 @@ class Server:
         model = self.candidate.become(recipe)
         formed = time.monotonic()
         self.candidate.begin(recipe)
-        work = self.group.agreed(
-            lambda: [self._compiled(model, digest, data["split"]) for _, digest in data["suites"]]
-        )
+        work = self.group.agreed(lambda: self._work(model, data))
         compiled = time.monotonic()
         digest = self.candidate.weights_digest()
         try:
-            tokens = self._score(model, [name for name, _ in data["suites"]], work)
+            tokens = Scoring(self.session, model, work).run(data.get("seed", 0))
             scored = time.monotonic()
             weights = digest.result(lambda: self.session.tell("digest", 1, 1))
         finally:
@@ -213,67 +213,70 @@ class Server:
 
     def _forget(self) -> None:
         """The model is another one: what was worked out for it does not count any more."""
-        self.work.clear()
+        self.compiled.clear()
+        self.blocks.clear()
 
-    def _compiled(self, model: LiveModel, digest: str, split: str | None) -> Work:
-        """What is to be scored for one suite: worked out once per suite, split and tokenizer."""
-        if (digest, split) not in self.work:
+    def _work(self, model: LiveModel, data: dict[str, Any]) -> list[Work]:
+        """What is to be scored for each suite of a request; `raced` ones come in blocks."""
+        split, raced = data["split"], set(data.get("raced", ()))
+        found = []
+        for name, digest in data["suites"]:
+            suite, items, plan = self._compiled(model, digest, split)
+            blocks = self._in_blocks(model, digest, split) if name in raced else None
+            found.append(Work(name=name, suite=suite, items=items, plan=plan, blocks=blocks))
+        return found
+
+    def _compiled(self, model: LiveModel, digest: str, split: str | None) -> Compiled:
+        """One suite's plan: worked out once per suite, split and tokenizer."""
+        if (digest, split) not in self.compiled:
             suite = self.suites[digest]
             self.session.tell("compile", suite=suite.name)
             items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
-            plan: Plan
-            if suite.task is not None:
-                plan = compile_task(
-                    suite,
-                    items,
-                    model,
-                    batch_tokens=self.batch_tokens,
-                    generation_tokens=self.generation_tokens,
+            self.compiled[digest, split] = (suite, items, self._plan(model, suite, items))
+        return self.compiled[digest, split]
+
+    def _plan(
+        self, model: LiveModel, suite: Suite, items: Sequence[Item], most: int | None = None
+    ) -> Plan:
+        """Items as forward passes, of `most` tokens where that is less than usual."""
+        tokens = {
+            "batch_tokens": min(self.batch_tokens, most or self.batch_tokens),
+            "generation_tokens": min(self.generation_tokens, most or self.generation_tokens),
+        }
+        if suite.task is not None:
+            return compile_task(suite, items, model, **tokens)
+        return compile_suite(
+            suite,
+            items,
+            model.encoder,
+            **tokens,
+            sharing=model.sharing,
+            equal_lengths=not model.takes_positions,
+        )
+
+    def _in_blocks(self, model: LiveModel, digest: str, split: str | None) -> Blocks:
+        """One suite in blocks: of its own plan where that has enough batches; what lm-eval judges
+        is compiled block by block."""
+        if (digest, split) not in self.blocks:
+            suite, items, plan = self._compiled(model, digest, split)
+            most = block_tokens(plan.tokens, self.batch_tokens)
+            if isinstance(plan, TaskPlan):
+                parts = chunks(plan, most)
+                found = Blocks(
+                    blocks=tuple(
+                        Block(
+                            items=np.array(part, dtype=np.int32),
+                            plan=self._plan(model, suite, [items[i] for i in part]),
+                        )
+                        for part in parts
+                    )
                 )
+            elif isinstance(plan, LikelihoodPlan) and most < self.batch_tokens:
+                found = in_blocks(self._plan(model, suite, items, most))
             else:
-                plan = compile_suite(
-                    suite,
-                    items,
-                    model.encoder,
-                    batch_tokens=self.batch_tokens,
-                    generation_tokens=self.generation_tokens,
-                    sharing=model.sharing,
-                    equal_lengths=not model.takes_positions,
-                )
-            self.work[digest, split] = (suite, items, plan)
-        return self.work[digest, split]
-
-    def _score(self, model: LiveModel, names: list[str], work: list[Work]) -> int:
-        """Score suite after suite, sending each as it is finished; tokens through the model."""
-        total, before, tokens = sum(plan.tokens for _, _, plan in work), 0, 0
-        for name, (suite, items, plan) in zip(names, work, strict=True):
-            started = time.monotonic()
-
-            def tick(done: int, *, before: int = before, name: str = name) -> None:
-                self.session.tell("score", before + done, total, name)
-
-            def score(
-                suite: Suite = suite,
-                items: tuple[Item, ...] = items,
-                plan: Plan = plan,
-                tick: Tick = tick,
-            ) -> Scores:
-                if isinstance(plan, TaskPlan):
-                    return score_task(model, suite, items, plan, tick)
-                return score_suite(model, suite, items, plan, tick)
-
-            scores = self.group.agreed(score)
-            before += plan.tokens
-            tokens += scores.tokens
-            self.session.send(
-                "suite",
-                scores.arrays,
-                suite=name,
-                texts=scores.texts,
-                tokens=scores.tokens,
-                seconds=time.monotonic() - started,
-            )
-        return tokens
+                found = in_blocks(plan)
+            self.blocks[digest, split] = found
+        return self.blocks[digest, split]
 
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":

@@ -9,8 +9,8 @@ JOIN study s ON s.id = t.study_id
 WHERE e.id = %(evaluation)s AND t.id = e.trial_id
   AND e.state = 'queued' AND e.attempt - e.forgiven < %(max_attempts)s
   AND s.state = 'running'
-RETURNING e.id, e.attempt, e.split, t.id AS trial_id, t.number, t.recipe, t.recipe_digest,
-          s.id AS study_id, s.pool_id
+RETURNING e.id, e.attempt, e.split, t.id AS trial_id, t.number, t.role, t.slot, t.recipe,
+          t.recipe_digest, s.id AS study_id, s.pool_id
 
 -- name: renew
 UPDATE evaluation e
@@ -41,9 +41,12 @@ ON CONFLICT (trial_id, split, suite_id) DO NOTHING
 RETURNING suite_id
 
 -- name: complete
--- Complete needs a row for every suite of the study, made from the trial's own recipe.
+-- Complete needs a row for every suite of the study, made from the trial's own recipe. `items`:
+-- how many were scored for it, by this attempt and by earlier ones.
 UPDATE evaluation e
-SET state = 'complete', progress = 1, weights_digest = %(weights_digest)s, cost = %(cost)s,
+SET state = 'complete', progress = 1, weights_digest = %(weights_digest)s, race = %(race)s,
+    cost = %(cost)s || jsonb_build_object('items', (
+        SELECT sum(p.n) FROM prediction p WHERE p.trial_id = t.id AND p.split = e.split)),
     lease_until = NULL, finished_at = clock_timestamp()
 FROM trial t
 WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
@@ -54,6 +57,16 @@ WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
           SELECT 1 FROM prediction p
           WHERE p.trial_id = t.id AND p.split = e.split AND p.suite_id = x.suite_id
             AND p.recipe_digest = t.recipe_digest AND p.suite_digest = u.digest))
+RETURNING t.study_id
+
+-- name: stop
+-- Stopped by its race. What was scored whole stays in `prediction`.
+UPDATE evaluation e
+SET state = 'stopped', race = %(race)s, cost = %(cost)s, lease_until = NULL,
+    finished_at = clock_timestamp()
+FROM trial t
+WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
+  AND e.split = 'search' AND t.id = e.trial_id
 RETURNING t.study_id
 
 -- name: fail

@@ -5,6 +5,7 @@ SELECT s.id, s.key, s.name, s.owner, s.state, s.phase, p.name AS pool, s.referen
        c.number AS chosen,
        count(t.id) FILTER (WHERE t.role = 'search') AS asked,
        count(e.id) FILTER (WHERE e.state = 'complete') AS complete,
+       count(e.id) FILTER (WHERE e.state = 'stopped') AS stopped,
        count(e.id) FILTER (WHERE e.state = 'running') AS running,
        count(e.id) FILTER (WHERE e.state = 'queued') AS queued,
        count(e.id) FILTER (WHERE e.state IN ('failed', 'abandoned')) AS failed
@@ -26,8 +27,18 @@ WHERE t.study_id = %(study)s GROUP BY 1, 2 ORDER BY 1, 2
 SELECT count(*) AS n,
        extract(epoch FROM max(e.finished_at) - min(e.finished_at))::float8 AS seconds
 FROM (SELECT e.finished_at FROM evaluation e JOIN trial t ON t.id = e.trial_id
-      WHERE t.study_id = %(study)s AND e.state = 'complete'
+      WHERE t.study_id = %(study)s AND e.state IN ('complete', 'stopped')
       ORDER BY e.finished_at DESC LIMIT 30) e
+
+-- name: racing
+-- Search candidates that have ended, and the items that were scored for them.
+SELECT count(*) AS candidates, count(*) FILTER (WHERE e.state = 'stopped') AS stopped,
+       coalesce(sum((e.cost->>'items')::bigint), 0)::bigint AS used,
+       (SELECT coalesce(sum(u.search_items), 0)::bigint FROM study_suite x
+        JOIN suite u ON u.id = x.suite_id WHERE x.study_id = %(study)s) AS items
+FROM evaluation e JOIN trial t ON t.id = e.trial_id
+WHERE t.study_id = %(study)s AND t.role = 'search' AND e.split = 'search'
+  AND e.state IN ('complete', 'stopped')
 
 -- name: change_mark
 -- One cheap value that differs whenever anything of the study did.

@@ -76,7 +76,8 @@ WHERE t.study_id = %(study)s AND e.state = 'queued' ORDER BY e.id
 -- name: trials
 -- Trials with what the study was told of them on one split.
 SELECT t.id, t.number, t.role, t.slot, t.label, t.weights, t.recipe_digest,
-       e.id AS evaluation_id, e.state, e.told_at, e.objectives, e.violation, e.rank, e.error
+       e.id AS evaluation_id, e.state, e.told_at, e.objectives, e.violation, e.rank, e.error,
+       e.race
 FROM trial t JOIN evaluation e ON e.trial_id = t.id AND e.split = %(split)s
 WHERE t.study_id = %(study)s ORDER BY t.number
 

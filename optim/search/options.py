@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["integer", "number", "numbers", "points"]
+Kind = Literal["integer", "number", "numbers", "points", "choice"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +17,14 @@ class Option:
     name: str
     #: one sentence for people; says what None means where it is allowed
     doc: str
-    #: integer, number, a list of numbers, or a list of weight vectors
+    #: integer, number, a list of numbers, a list of weight vectors, or one of `choices`
     kind: Kind
     default: Any
     #: inclusive bounds of a number
     minimum: float | None = None
     maximum: float | None = None
+    #: of a choice
+    choices: tuple[str, ...] = ()
 
     def read(self, value: Any, *, where: str) -> Any:
         """The value in its Python form; ValueError naming `where` and the value otherwise."""
@@ -30,6 +32,10 @@ class Option:
             return None
         if self.kind == "integer" or self.kind == "number":
             return self._number(value, where)
+        if self.kind == "choice":
+            if value not in self.choices:
+                raise ValueError(f"{where}: {value!r} is not one of {', '.join(self.choices)}")
+            return value
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ValueError(f"{where}: {value!r} is not a list")
         if self.kind == "numbers":

@@ -10,11 +10,13 @@ import itertools
 import os
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from optim.descent import Job, State
 from optim.recipe import Recipe
 from services import errors
 from services.errors import BadInput, EngineFailed, RemeltError
@@ -22,7 +24,14 @@ from services.settings import Settings
 from services.suites import Split, Suite
 from workers.engine.channel import Channel, ChannelClosed, Message
 from workers.engine.process import Compute, exit_name, kill_group, start_group
-from workers.engine.results import EvaluationResult, Progress, SuiteResult, suite_result
+from workers.engine.results import (
+    DescentResult,
+    EvaluationResult,
+    Progress,
+    SuiteResult,
+    state_of,
+    suite_result,
+)
 
 #: seconds between two looks at the channel; `on_tick` is called at least that often
 TICK_SECONDS = 0.25
@@ -128,13 +137,7 @@ class Engine:
         stops the evaluation by returning False. Raises Aborted, TrialRejected, BadInput,
         EngineFailed.
         """
-        if not self.alive or self._channel is None:
-            raise EngineFailed("the engine does not run", mend="Load the pool again")
-        for suite in suites:
-            if suite.digest not in self._suites:
-                request = {"op": "suite", **_suite_message(suite)}
-                self._ask(request, Progress(phase="compile", suite=suite.name), on_tick, None)
-                self._suites.add(suite.digest)
+        self._give(suites, on_tick)
         known = {suite.name: suite for suite in suites}
 
         def finished(message: Message) -> None:
@@ -157,6 +160,53 @@ class Engine:
             activation_memory_bytes=done.data["activation_memory_bytes"],
             activation_file_bytes=done.data["activation_file_bytes"],
         )
+
+    def descend(
+        self,
+        job: Job,
+        suites: Sequence[Suite],
+        *,
+        state: State | None = None,
+        save_seconds: float = 5.0,
+        on_state: Callable[[State], None] | None = None,
+        on_tick: OnTick | None = None,
+    ) -> DescentResult:
+        """Carry out a descent on the search split of its suites, from `state` or the beginning.
+
+        `on_state` gets where it stands every `save_seconds`; `on_tick` as for `evaluate`. Raises
+        what `evaluate` raises.
+        """
+        self._give(suites, on_tick)
+
+        def saved(message: Message) -> None:
+            if on_state is not None:
+                on_state(state_of(message))
+
+        request = {
+            "op": "descend",
+            "job": job.to_dict(),
+            "suites": [[suite.name, suite.digest] for suite in suites],
+            "state": None if state is None else b64encode(state.to_bytes()).decode(),
+            "save_seconds": save_seconds,
+        }
+        done = self._ask(request, Progress(phase="build"), on_tick, saved)
+        return DescentResult(
+            recipe=Recipe.from_dict(done.data["recipe"]),
+            weights=tuple(done.data["weights"]),
+            state=state_of(done),
+            steps=done.data["steps"],
+            coefficients=done.data["coefficients"],
+        )
+
+    def _give(self, suites: Sequence[Suite], on_tick: OnTick | None) -> None:
+        """Send the suites that the engine does not have."""
+        if not self.alive or self._channel is None:
+            raise EngineFailed("the engine does not run", mend="Load the pool again")
+        for suite in suites:
+            if suite.digest not in self._suites:
+                request = {"op": "suite", **_suite_message(suite)}
+                self._ask(request, Progress(phase="compile", suite=suite.name), on_tick, None)
+                self._suites.add(suite.digest)
 
     def respond(
         self,
@@ -250,7 +300,7 @@ class Engine:
                         raise self._error(message.data)
                     if event == "progress":
                         progress = Progress(**message.data["progress"])
-                    elif event == "suite" and on_suite is not None:
+                    elif event in ("suite", "state") and on_suite is not None:
                         on_suite(message)
             elif now - heard > self._settings.engine_hang_seconds:
                 raise self._failed(f"silent for {now - heard:.0f} s while in {progress.phase!r}")

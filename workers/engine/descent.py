@@ -297,9 +297,9 @@ class _Hook:
     take: Callable[[Moving, Tensor], None]
 
     def __call__(self, parameter: nn.Parameter) -> None:
-        gradient, parameter.grad = parameter.grad, None
-        assert gradient is not None
-        flat, start = gradient.reshape(-1), 0
+        assert parameter.grad is not None
+        flat, start = parameter.grad.reshape(-1), 0
+        parameter.grad = None
         # ZeRO-3 gathers the whole tensor, of which a rank holds a part
         whole = flat.numel() == sum(prod(part.whole) for part in self.parts)
         for part in self.parts:

@@ -7,6 +7,7 @@ has to go through everything that is computed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -79,15 +80,17 @@ class Scored:
             values.backward((weight * slopes[requests]).to(values.device, values.dtype))
             del values
             tick()
-        return float(loss)
+        return float(loss.detach())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Read:
-    """Texts whose loss is a mean over positions: imitation of a teacher, or indecision."""
+    """Texts whose loss is a mean over their positions: imitation of a teacher, or indecision."""
 
     items: int
     batches: list[Batch]
+    #: float32 [M] of every batch: in how many of the texts each position stands
+    counts: list[Tensor]
     teacher: int | None
     temperature: float
     mse: float
@@ -105,18 +108,19 @@ class Read:
         self, model: LiveModel, weight: float, tick: Tick, taught: Sequence[Tensor] = ()
     ) -> float:
         """The loss; `weight` times its gradient goes into the model's parameters."""
-        count = sum(len(batch.positions) for batch in self.batches)
+        count = sum(float(mine.sum()) for mine in self.counts)
         total = 0.0
         for number, batch in enumerate(self.batches):
             logits = model.logits(batch)
             tick()
             if self.teacher is None:
-                loss = losses.token_entropy(logits)
+                values = losses.token_entropy(logits)
             else:
-                loss = losses.imitation(
+                values = losses.imitation(
                     logits, taught[number], temperature=self.temperature, mse=self.mse
                 )
-            (weight / count * loss).backward()  # type: ignore[no-untyped-call]
+            loss = values @ self.counts[number].to(values.device)
+            (weight / count * loss).backward()
             total += float(loss.detach())
             tick()
         return total / count
@@ -219,14 +223,23 @@ def _read(
         rows = [tuple(one.ids[:-1]) for one in firsts if len(one.ids) > 1]
     else:
         rows = [tuple(one.ids[: one.start]) for one in firsts]
-    rows = list(dict.fromkeys(rows))
+    times = Counter(rows)
     # what an answer begins with; of texts, and to imitate, everything counts
     last = task.loss == "entropy" and suite.form == "exact"
-    wanted = [len(row) - 1 if last else 0 for row in rows]
+    wanted = [len(row) - 1 if last else 0 for row in times]
+    batches = batch_rows(list(times), wanted, **more)
     return Read(
         items=len(items),
-        batches=batch_rows(rows, wanted, **more),
+        batches=batches,
+        counts=[_counts(batch, list(times.values())) for batch in batches],
         teacher=task.teacher,
         temperature=job.temperature,
         mse=job.mse,
     )
+
+
+def _counts(batch: Batch, times: Sequence[int]) -> Tensor:
+    found = np.zeros(len(batch.positions), dtype=np.float32)
+    for row, slots in batch.rows:
+        np.add.at(found, slots, times[row])
+    return torch.from_numpy(found)

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from optim.descent import DESCENTS
 from optim.search import METHODS as SEARCHERS
 from optim.search.options import read_options
 from services.errors import SpecRefused
@@ -115,7 +116,7 @@ class Constraint(_Strict):
 class Search(_Strict):
     """How candidates are proposed."""
 
-    method: Literal["cma-es", "nsga-ii", "random"] = Field(
+    method: Literal["cma-es", "nsga-ii", "random", "gradient", "dam"] = Field(
         default="cma-es", description="the searcher; cma-es climbs the mean of the objectives"
     )
     space: Literal["simplex", "affine"] = Field(
@@ -142,7 +143,8 @@ class Search(_Strict):
 
     @model_validator(mode="after")
     def _options_known(self) -> Search:
-        read_options(self.method, SEARCHERS[self.method].options, self.options)
+        known = {**SEARCHERS, **DESCENTS}[self.method].options
+        read_options(self.method, known, self.options)
         return self
 
     @property

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from optim.recipe import Recipe
 from services import outbox
 from services.db import Connection, Database, row, rows
-from services.studies import finals
+from services.studies import descend, finals
 from services.studies.propose import Candidate, next_candidates, search_is_over
 from services.studies.record import Split, Study, Trial, load_study, load_trials, lock_study
 from services.studies.tell import tell
@@ -45,8 +45,13 @@ def _search(connection: Connection, study: Study) -> bool:
     trials = load_trials(connection, study.id, "search")
     if _lost_reference(connection, study, trials, "search"):
         return False
+    if entering := descend.enter(connection, study):
+        _insert(connection, study, trials, entering)
+        trials = load_trials(connection, study.id, "search")
     out_of_time = _out_of_time(connection, study)
     if search_is_over(study, trials, out_of_time=out_of_time):
+        if descend.under_way(connection, study, trials, closing=out_of_time):
+            return False
         rows(connection, "studies.set_phase", study=study.id, phase="validation")
         rows(connection, "studies.event", study=study.id, text="search over; validating")
         finals.queue_validation(connection, study, trials)
@@ -84,7 +89,7 @@ def _insert(
     first = len(trials)
     evaluations: list[int] = []
     for number, candidate in enumerate(found, start=first):
-        recipe = Recipe(
+        recipe = candidate.recipe or Recipe(
             parents=study.pool.digests, weights=candidate.weights, dtype=study.pool.dtype
         )
         made = row(

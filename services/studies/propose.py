@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optim.descent import DESCENTS
+from optim.recipe import Recipe
 from optim.search import METHODS, Observation, Searcher, make_searcher, quality
 from optim.search.baselines import greedy_next, greedy_order, single_weights, uniform
 from optim.space import Space
@@ -26,6 +28,8 @@ class Candidate:
     slot: str
     label: str
     weights: tuple[float, ...]
+    #: where weights do not say all: those of a descent have some of their own for layers or columns
+    recipe: Recipe | None = None
 
 
 def baselines(study: Study) -> list[Candidate]:
@@ -72,7 +76,8 @@ def next_candidates(
     found = _greedy(study, by_slot)[:room]
     asked = sum(trial.role == "search" for trial in trials)
     left = min(room - len(found), study.spec.budget.trials - asked)
-    if left > 0 and not closing:
+    # candidates of descents come when these end
+    if left > 0 and not closing and study.spec.search.method not in DESCENTS:
         found += _searched(study, trials, left)
     return found
 

@@ -20,7 +20,7 @@ from services.studies.read import CandidateView
 from services.studies.record import Study
 
 # one rule for submitting and for looking before
-from services.studies.submit import check_objectives
+from services.studies.submit import check_gradients, check_objectives
 
 #: points of a progress curve at most: more would not be seen
 CURVE_POINTS = 80
@@ -104,6 +104,7 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
             mend=f"Name one of: {', '.join(pool.names)}",
         )
     check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
+    check_gradients(spec, {suite["name"]: suite["settings"] for suite in suites})
     members = len(pool.members)
     searched = sum(suite["search_items"] for suite in suites)
     finals = sum(suite["validation_items"] + suite["test_items"] for suite in suites)

@@ -28,7 +28,8 @@ from workers.engine.lower import Activations
 
 Members = list[tuple[str, Path]]
 Make = Callable[..., Descent]
-WORDS = "the cat sat on a mat and dogs ran over hills when rain fell in spring at dawn".split()
+TEXT = "the cat sat on a mat and dogs ran over hills when rain fell in spring"
+WORDS = TEXT.split()
 
 
 def suites() -> dict[str, Suite]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -219,6 +220,7 @@ class Descent:
     def _form(self, x: np.ndarray) -> None:
         """Write the combination of coefficients x into the live parameters, not rounded to the
         recipe's dtype: rounding has no gradient."""
+        self.model.release()
         self.group.agreed(lambda: self._write(x))
         frozen = self.candidate.pool.identical if self.candidate.pool is not None else ()
         self._formed += 1
@@ -255,12 +257,17 @@ class Descent:
         by_name = {one.slot.name: one for one in self.moving}
         slots = {} if self.candidate.pool is None else self.candidate.pool.layout.slots
         known = {slot.name: slot for slot in slots}
-        handles, watched = [], []
+        handles: list[Any] = []
+        watched: list[nn.Parameter] = []
         for parameter in self.model.module.parameters():
             # a tied tensor that stands in the files twice is in the pool once
             parts = [known[n] for n in self.model.names.get(id(parameter), ()) if n in known]
             if any(part.name in by_name for part in parts):
-                watched.append(parameter.requires_grad_())
+                if parameter.is_inference():
+                    # ZeRO-3 let go of it while something was scored; nothing stands in it
+                    parameter.data = torch.empty_like(parameter.data)
+                parameter.requires_grad_()
+                watched.append(parameter)
                 hook = _Hook(parts, by_name, self._take)
                 handles.append(parameter.register_post_accumulate_grad_hook(hook))
         try:
@@ -269,6 +276,7 @@ class Descent:
         finally:
             for handle in handles:
                 handle.remove()
+            self.model.release()
             for parameter in watched:
                 parameter.grad = None
                 parameter.requires_grad_(False)

@@ -80,7 +80,7 @@ class LiveModel:
             raise not_built(error, head.path) from error
         model = frame.model
         attach(frame, head.tensors, layout, flat, str(head.path))
-        self.engine = frame.engine
+        self.engine, self.release = frame.engine, frame.release
         self.module: nn.Module = model
         self.end_tokens = _end_tokens(head, model, tokenizer)
         text = model.config.get_text_config()

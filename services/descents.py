@@ -160,8 +160,10 @@ def mend(database: Database, lost_after: float, config: Settings) -> int:
 
 
 def _follow_up(connection: Connection, ended: Row) -> None:
-    """A requeued descent needs a message; an ended one wakes its study."""
+    """A requeued descent needs a message; an ended one is told of, and wakes its study."""
     if ended["state"] == "queued":
         outbox.add(connection, "descend", [ended["id"]])
     else:
+        text = f"descent {ended['number']} {ended['state']}: {ended['error']}"
+        rows(connection, "studies.event", study=ended["study_id"], text=text)
         outbox.add(connection, "advance", [ended["study_id"]])

@@ -143,8 +143,8 @@ class Search(_Strict):
 
     @model_validator(mode="after")
     def _options_known(self) -> Search:
-        known = {**SEARCHERS, **DESCENTS}[self.method].options
-        read_options(self.method, known, self.options)
+        method = DESCENTS.get(self.method) or SEARCHERS[self.method]
+        read_options(self.method, method.options, self.options)
         return self
 
     @property

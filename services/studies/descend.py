@@ -17,7 +17,7 @@ from optim.space import Space
 from services import outbox
 from services.db import Connection, row, rows
 from services.spec import Objective
-from services.studies.propose import Candidate, minimised
+from services.studies.propose import Candidate, merit
 from services.studies.record import Study, Trial
 
 #: metrics that ask for the reference's answers: their aim is to say what it says
@@ -120,10 +120,7 @@ def _start(study: Study, trials: Sequence[Trial], space: Space, where: str) -> l
     if where == "uniform":
         return space.centre.tolist()
     told = [t for t in trials if t.objectives is not None and t.role != "search"]
-    best = min(
-        told,
-        key=lambda t: (max(t.violation or 0.0, 0.0), sum(minimised(study, t.objectives or ()))),
-    )
+    best = min(told, key=lambda t: (max(t.violation or 0.0, 0.0), -merit(study, t), t.number))
     return space.project(best.weights).tolist()
 
 
@@ -168,7 +165,7 @@ def _imitations(connection: Connection, study: Study, trials: Sequence[Trial]) -
             sign = 1.0 if study.form(metric["suite"]) == "text" else -1.0
             scores[metric["suite"]][metric["number"]] = sign * metric["value"]
     names = study.pool.names
-    aims = []
+    aims: list[Aim] = []
     for suite in study.suites:
         best = min(scores[suite.name].items(), key=lambda found: (found[1], found[0]))[0]
         teacher = names.index(singles[best].label)

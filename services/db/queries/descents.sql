@@ -61,7 +61,7 @@ SET state = CASE WHEN NOT %(retryable)s THEN 'failed'
     finished_at = CASE WHEN %(retryable)s AND attempt - forgiven < %(max_attempts)s THEN NULL
                        ELSE clock_timestamp() END
 WHERE id = %(descent)s AND attempt = %(attempt)s AND state = 'running'
-RETURNING state, id, study_id
+RETURNING state, id, study_id, number, error
 
 -- name: give_back
 -- A worker that shuts down returns its claim: the attempt is forgiven, its number stays the fence.
@@ -79,7 +79,7 @@ SET state = CASE WHEN attempt - forgiven >= %(max_attempts)s THEN 'abandoned' EL
     queued_at = clock_timestamp(),
     finished_at = CASE WHEN attempt - forgiven >= %(max_attempts)s THEN clock_timestamp() END
 WHERE state = 'running' AND lease_until < clock_timestamp()
-RETURNING state, id, study_id
+RETURNING state, id, study_id, number, error
 
 -- name: lost
 -- Queued work whose message seems gone; marked, so that each is sent again once per wait.

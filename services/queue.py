@@ -23,6 +23,7 @@ TOPICS = {
     "advance": ("remelt.advance", CONTROL),
     "evaluate": ("remelt.evaluate", EVALUATE),
     "publish": ("remelt.publish", PUBLISH),
+    "descend": ("remelt.descend", EVALUATE),
 }
 SWEEP_TASK = "remelt.sweep"
 #: a message that nobody acknowledges for this long is handed out again; claims make that harmless

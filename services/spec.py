@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from optim.descent import DESCENTS
 from optim.search import METHODS as SEARCHERS
 from optim.search.options import read_options
 from services.errors import SpecRefused
@@ -156,7 +157,7 @@ class Racing(_Strict):
 class Search(_Strict):
     """How candidates are proposed."""
 
-    method: Literal["cma-es", "nsga-ii", "random"] = Field(
+    method: Literal["cma-es", "nsga-ii", "random", "gradient", "dam"] = Field(
         default="cma-es", description="the searcher; cma-es climbs the mean of the objectives"
     )
     space: Literal["simplex", "affine", "task"] = Field(
@@ -204,7 +205,8 @@ class Search(_Strict):
 
     @model_validator(mode="after")
     def _options_known(self) -> Search:
-        read_options(self.method, SEARCHERS[self.method].options, self.options)
+        method = DESCENTS.get(self.method) or SEARCHERS[self.method]
+        read_options(self.method, method.options, self.options)
         return self
 
     @model_validator(mode="after")

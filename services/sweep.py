@@ -6,7 +6,7 @@ studies. Any number of sweeps may run at once.
 
 from __future__ import annotations
 
-from services import artefacts, evaluations, outbox
+from services import artefacts, descents, evaluations, outbox
 from services.db import Database, rows
 from services.settings import Settings
 
@@ -20,6 +20,7 @@ def sweep(database: Database, config: Settings) -> dict[str, int]:
     done = {
         "expired": evaluations.expire(database, config),
         "resent": evaluations.requeue_lost(database, lost_after),
+        "descents": descents.mend(database, lost_after, config),
         "artefacts": artefacts.mend(database, lost_after, config),
         "woken": wake(database, 2 * config.sweep_seconds),
     }

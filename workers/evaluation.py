@@ -67,9 +67,16 @@ class EngineKeeper:
 class Lease:
     """Renews a claim while its holder waits, and says when to stop."""
 
-    def __init__(self, database: Database, config: Settings, held: Claim, stopping: Event) -> None:
+    def __init__(
+        self,
+        database: Database,
+        config: Settings,
+        held: Any,
+        stopping: Event,
+        renew: Callable[[Database, Any, float, Settings], bool] = evaluations.renew,
+    ) -> None:
         self._database, self._config, self._held = database, config, held
-        self._stopping = stopping
+        self._stopping, self._renew = stopping, renew
         self._renewed = time.monotonic()
 
     def tick(self, share: float) -> bool:
@@ -79,7 +86,7 @@ class Lease:
         if time.monotonic() - self._renewed < min(self._config.lease_seconds / 4, 5.0):
             return True
         self._renewed = time.monotonic()
-        return evaluations.renew(self._database, self._held, share, self._config)
+        return self._renew(self._database, self._held, share, self._config)
 
 
 def run_claim(

@@ -12,11 +12,12 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery.signals import beat_embedded_init, worker_ready, worker_shutting_down
 
-from services import artefacts, evaluations
+from services import artefacts, descents, evaluations
 from services.db import Database
 from services.embedded import database_url
 from services.errors import (
@@ -31,6 +32,7 @@ from services.queue import SWEEP_TASK, celery_app, declare_dead_letters
 from services.settings import settings
 from services.studies.advance import advance
 from services.sweep import sweep
+from workers.descent import run_descent
 from workers.engine.client import Aborted
 from workers.evaluation import EngineKeeper, run_claim
 
@@ -85,26 +87,46 @@ def evaluate_task(evaluation: int) -> None:
     """Evaluate one trial on one split, if it still waits for it."""
     config = settings()
     held = None if stopping.is_set() else evaluations.claim(database(), evaluation, WORKER, config)
-    if held is None:
-        return
+    if held is not None:
+        what = f"evaluation {held.evaluation}"
+        _carry_out(
+            what, held, evaluations, lambda: run_claim(database(), config, engine(), held, stopping)
+        )
+
+
+@app.task(name="remelt.descend")
+def descend_task(descent: int) -> None:
+    """Carry out one descent of a study, from where it stands, if it still waits for it."""
+    config = settings()
+    held = None if stopping.is_set() else descents.claim(database(), descent, WORKER, config)
+    if held is not None:
+        what = f"descent {held.descent}"
+        _carry_out(
+            what, held, descents, lambda: run_descent(database(), config, engine(), held, stopping)
+        )
+
+
+def _carry_out(what: str, held: Any, books: Any, work: Callable[[], None]) -> None:
+    """Do the work of a claim, and note in its `books` (a module) how it ended if it failed."""
+    config = settings()
     try:
-        run_claim(database(), config, engine(), held, stopping)
+        work()
     except Aborted:
         if stopping.is_set():
-            evaluations.give_back(database(), held)
-        log.info("evaluation %s attempt %s stopped", held.evaluation, held.attempt)
+            books.give_back(database(), held)
+        log.info("%s attempt %s stopped", what, held.attempt)
     except Unavailable as error:
         # nothing is wrong with the trial: an outage must not use up its tries
-        log.warning("evaluation %s waits: %s", held.evaluation, error)
+        log.warning("%s waits: %s", what, error)
         stopping.wait(OUTAGE_SECONDS)
-        evaluations.give_back(database(), held)
+        books.give_back(database(), held)
     except (TrialRejected, BadInput) as error:
-        log.warning("evaluation %s failed for good: %s", held.evaluation, error)
-        evaluations.fail(database(), held, str(error), retryable=False, config=config)
+        log.warning("%s failed for good: %s", what, error)
+        books.fail(database(), held, str(error), retryable=False, config=config)
     except (EngineFailed, RemeltError, OSError) as error:
-        log.warning("evaluation %s attempt %s: %s", held.evaluation, held.attempt, error)
+        log.warning("%s attempt %s: %s", what, held.attempt, error)
         engine().drop()
-        evaluations.fail(database(), held, str(error), retryable=True, config=config)
+        books.fail(database(), held, str(error), retryable=True, config=config)
 
 
 @app.task(name="remelt.publish")

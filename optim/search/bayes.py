@@ -191,7 +191,8 @@ class Gp(_Modelled):
 
 
 def evidence(rows: Sequence[Observation], most: int) -> list[Observation]:
-    """At most `most` rows in their order, failed ones given the worst values and violation.
+    """At most `most` rows in their order, failed and stopped ones given the worst violation,
+    failed ones the worst values too.
 
     Of more rows half are the best by constrained rank and spread, the others the newest. None
     when no row is complete.
@@ -199,12 +200,12 @@ def evidence(rows: Sequence[Observation], most: int) -> list[Observation]:
     told = [row for row in rows if row.values is not None]
     if not told:
         return []
-    worst = tuple(np.max([row.values for row in told], axis=0).tolist())
+    worst = tuple(np.max(np.array([row.values for row in told]), axis=0).tolist())
     violation = max(row.violation for row in told)
     filled = [
         row
         if row.values is not None
-        else Observation(row.slot, row.weights, worst, violation, "complete")
+        else Observation(row.slot, row.weights, row.estimate or worst, violation, "complete")
         for row in rows
     ]
     if len(filled) <= most:

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from services import outbox
 from services.db import Connection, Database, row, rows
-from services.studies import earlier, finals
+from services.studies import descend, earlier, finals
 from services.studies.budget import affordable, spent
 from services.studies.evidence import gather
 from services.studies.propose import (
@@ -52,6 +52,9 @@ def _search(connection: Connection, study: Study) -> bool:
     trials = load_trials(connection, study.id, "search")
     if _lost_reference(connection, study, trials, "search"):
         return False
+    if entering := descend.enter(connection, study):
+        _insert(connection, study, trials, entering)
+        trials = load_trials(connection, study.id, "search")
     room = study.spec.search.parallelism - sum(not t.closed for t in trials)
     if room < 1:
         return False
@@ -61,6 +64,8 @@ def _search(connection: Connection, study: Study) -> bool:
         study.spec.budget, spent(connection, study.id), reserved=greedy_steps_left(study, trials)
     )
     if search_is_over(study, trials, evidence=known, left=left):
+        if descend.under_way(connection, study, trials, closing=left < 1):
+            return False
         rows(connection, "studies.set_phase", study=study.id, phase="validation")
         finals.queue_validation(connection, study, trials)
         return True
@@ -95,7 +100,7 @@ def _insert(
     first = len(trials)
     evaluations: list[int] = []
     for number, candidate in enumerate(found, start=first):
-        recipe = make_recipe(study.spec.search, study.pool, candidate.weights)
+        recipe = candidate.recipe or make_recipe(study.spec.search, study.pool, candidate.weights)
         made = row(
             connection,
             "studies.insert_trial",

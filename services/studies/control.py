@@ -20,6 +20,8 @@ def resume(database: Database, study_id: int) -> None:
         _change(connection, study_id, "resume", "resumed")
         queued = rows(connection, "studies.queued_evaluations", study=study_id)
         outbox.add(connection, "evaluate", [e["id"] for e in queued])
+        descents = rows(connection, "descents.queued", study=study_id)
+        outbox.add(connection, "descend", [d["id"] for d in descents])
         outbox.add(connection, "advance", [study_id])
     outbox.relay(database)
 
@@ -29,6 +31,7 @@ def cancel(database: Database, study_id: int) -> None:
     with database.transaction() as connection:
         _change(connection, study_id, "cancel", "cancelled")
         rows(connection, "studies.cancel_evaluations", study=study_id)
+        rows(connection, "descents.cancel", study=study_id, states=["queued", "running"])
 
 
 def _change(connection: Connection, study_id: int, query: str, done: str) -> None:

@@ -85,6 +85,7 @@ def end(connection: Connection, study: Study, state: str, failure: str | None) -
     """Write the final state."""
     rows(connection, "studies.finish", study=study.id, state=state, failure=failure)
     rows(connection, "studies.cancel_evaluations", study=study.id)
+    rows(connection, "descents.cancel", study=study.id, states=["queued", "running"])
     text = state if failure is None else f"{state}: {failure}"
     rows(connection, "studies.event", study=study.id, text=text)
     return False

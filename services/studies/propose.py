@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from optim.descent import DESCENTS
+from optim.recipe import Recipe
 from optim.search import METHODS, Observation, Searcher, make_searcher, quality
 from optim.search.base import State
 from optim.search.baselines import greedy_next, greedy_order, single_weights, uniform
@@ -32,6 +34,8 @@ class Candidate:
     slot: str
     label: str
     weights: tuple[float, ...]
+    #: where weights do not say all: those of a descent have some of their own for layers or columns
+    recipe: Recipe | None = None
 
 
 def baselines(study: Study) -> list[Candidate]:
@@ -75,7 +79,8 @@ def next_candidates(
         return []
     found = _greedy(study, by_slot)[:room]
     wanted = min(room - len(found), left)
-    if wanted > 0:
+    # candidates of descents come when these end
+    if wanted > 0 and study.spec.search.method not in DESCENTS:
         found += _searched(study, trials, evidence, wanted)
     return found
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from optim.descent import DESCENTS
 from services import outbox, registry
 from services.db import Connection, Database, row, rows
 from services.errors import BadInput, SpecRefused
@@ -43,6 +45,7 @@ def submit(
         suites = [registry.suite_row(connection, name) for name in spec.suites]
         check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
         check_budget(spec, pool, sum(suite["search_items"] for suite in suites))
+        check_gradients(spec, {suite["name"]: suite["settings"] for suite in suites})
         made = row(
             connection,
             "studies.insert",
@@ -119,6 +122,20 @@ def check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
                     where=where,
                     mend="Add a multiple-choice or exact-match suite",
                 )
+
+
+def check_gradients(spec: StudySpec, settings: dict[str, dict[str, Any]]) -> None:
+    """Raise SpecRefused where a method with gradients meets a suite (its settings by name) that
+    has none."""
+    if spec.search.method not in DESCENTS:
+        return
+    judged = [name for name, found in settings.items() if found.get("task") is not None]
+    if judged:
+        raise SpecRefused(
+            f"{spec.search.method} needs gradients, and suite {judged[0]!r} is judged by lm-eval",
+            where="spec: search.method",
+            mend="Leave the suite out, or use a method without gradients",
+        )
 
 
 def _existing(connection: Connection, key: str, spec: StudySpec) -> Submitted:

@@ -21,7 +21,12 @@ from services.studies.record import Study
 from services.studies.space import make_space
 
 # one rule for submitting and for looking before
-from services.studies.submit import check_budget, check_objectives, check_pool
+from services.studies.submit import (
+    check_budget,
+    check_gradients,
+    check_objectives,
+    check_pool,
+)
 
 #: points of a progress curve at most: more would not be seen
 CURVE_POINTS = 80
@@ -105,6 +110,7 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
     reference = check_pool(spec, pool)
     space = make_space(spec.search, pool, reference)
     check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
+    check_gradients(spec, {suite["name"]: suite["settings"] for suite in suites})
     members = len(pool.members)
     searched = sum(suite["search_items"] for suite in suites)
     finals = sum(suite["validation_items"] + suite["test_items"] for suite in suites)

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optim.descent import DESCENTS
 from optim.predictions import items_digest
+from optim.recipe import Recipe
 from optim.search import Observation
 from services import registry
 from services.db import Connection, Database, rows
@@ -58,6 +60,7 @@ def check(database: Database, study_id: int, config: Settings) -> None:
         for split in SPLITS:
             _tables_and_ranks(connection, study, split)
         _suggestions(connection, study)
+        _descents(connection, study, load_trials(connection, study_id, "search"))
         _sealed(connection, study)
     _sums(database, study)
 
@@ -192,6 +195,8 @@ def _suggestions(connection: Connection, study: Study) -> None:
     """I8: a searcher rebuilt from the rows of earlier generations suggests what stands there."""
     trials = load_trials(connection, study.id, "search")
     asked = {t.slot: t for t in trials if t.role == "search"}
+    if study.spec.search.method in DESCENTS:
+        return  # what their candidates are, and from where, is in `descent`
     evidence = gather(connection, study, trials)
     searcher, known = searcher_of(study, trials, evidence), list[Observation]()
     assert len(asked) <= study.spec.budget.trials
@@ -203,6 +208,26 @@ def _suggestions(connection: Connection, study: Study) -> None:
         for t in generation:
             assert suggested[t.slot] == t.weights, t.slot
         known += [_observation(study, t, evidence) for t in generation]
+
+
+def _descents(connection: Connection, study: Study, trials: Sequence[Trial]) -> None:
+    """Every complete descent is a candidate once, with its recipe; nothing else is; leases end."""
+    made = _all(
+        connection,
+        "SELECT *, attempt - forgiven AS tries FROM descent WHERE study_id = %(study)s",
+        study,
+    )
+    found = {t.slot: t for t in trials if t.role == "search" and t.slot.startswith("d")}
+    complete = {f"d{d['number']:03d}": d for d in made if d["state"] == "complete"}
+    assert set(found) <= set(complete)
+    for slot, t in found.items():
+        assert Recipe.from_dict(complete[slot]["recipe"]).digest == t.recipe_digest
+        assert tuple(complete[slot]["weights"]) == t.weights
+    assert len(found) <= study.spec.budget.trials
+    if study.state in ("finished", "failed", "cancelled"):
+        assert not [d for d in made if d["state"] in ("queued", "running")]
+    if study.state == "finished":
+        assert set(found) == set(complete)
 
 
 def _observation(study: Study, t: Trial, evidence: Evidence) -> Observation:

@@ -10,6 +10,7 @@ import itertools
 import os
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from optim.descent import Job, State
 from optim.recipe import Recipe
 from services import errors
 from services.errors import BadInput, EngineFailed, RemeltError
@@ -24,7 +26,15 @@ from services.settings import Settings
 from services.suites import Split, Suite
 from workers.engine.channel import Channel, ChannelClosed, Message
 from workers.engine.process import Compute, exit_name, kill_group, start_group
-from workers.engine.results import EvaluationResult, Progress, Race, SuiteResult, suite_result
+from workers.engine.results import (
+    DescentResult,
+    EvaluationResult,
+    Progress,
+    Race,
+    SuiteResult,
+    state_of,
+    suite_result,
+)
 
 #: seconds between two looks at the channel; `on_tick` is called at least that often
 TICK_SECONDS = 0.25
@@ -143,13 +153,7 @@ class Engine:
         `on_suite`, and may stop it too. Raises Aborted, Stopped, TrialRejected, BadInput,
         EngineFailed.
         """
-        if not self.alive or self._channel is None:
-            raise EngineFailed("the engine does not run", mend="Load the pool again")
-        for suite in suites:
-            if suite.digest not in self._suites:
-                request = {"op": "suite", **_suite_message(suite)}
-                self._ask(request, Progress(phase="compile", suite=suite.name), on_tick, None)
-                self._suites.add(suite.digest)
+        self._give(suites, on_tick)
         known = {suite.name: suite for suite in suites}
 
         tokens = 0
@@ -189,6 +193,53 @@ class Engine:
             activation_memory_bytes=done.data["activation_memory_bytes"],
             activation_file_bytes=done.data["activation_file_bytes"],
         )
+
+    def descend(
+        self,
+        job: Job,
+        suites: Sequence[Suite],
+        *,
+        state: State | None = None,
+        save_seconds: float = 5.0,
+        on_state: Callable[[State], None] | None = None,
+        on_tick: OnTick | None = None,
+    ) -> DescentResult:
+        """Carry out a descent on the search split of its suites, from `state` or the beginning.
+
+        `on_state` gets where it stands every `save_seconds`; `on_tick` as for `evaluate`. Raises
+        what `evaluate` raises.
+        """
+        self._give(suites, on_tick)
+
+        def saved(message: Message) -> None:
+            if on_state is not None:
+                on_state(state_of(message))
+
+        request = {
+            "op": "descend",
+            "job": job.to_dict(),
+            "suites": [[suite.name, suite.digest] for suite in suites],
+            "state": None if state is None else b64encode(state.to_bytes()).decode(),
+            "save_seconds": save_seconds,
+        }
+        done = self._ask(request, Progress(phase="build"), on_tick, saved)
+        return DescentResult(
+            recipe=Recipe.from_dict(done.data["recipe"]),
+            weights=tuple(done.data["weights"]),
+            state=state_of(done),
+            steps=done.data["steps"],
+            coefficients=done.data["coefficients"],
+        )
+
+    def _give(self, suites: Sequence[Suite], on_tick: OnTick | None) -> None:
+        """Send the suites that the engine does not have."""
+        if not self.alive or self._channel is None:
+            raise EngineFailed("the engine does not run", mend="Load the pool again")
+        for suite in suites:
+            if suite.digest not in self._suites:
+                request = {"op": "suite", **_suite_message(suite)}
+                self._ask(request, Progress(phase="compile", suite=suite.name), on_tick, None)
+                self._suites.add(suite.digest)
 
     def respond(
         self,

@@ -71,7 +71,7 @@ class LiveModel:
         plain: bool = False,
     ) -> None:
         frame = frame or build_frame(head.path, flat.dtype, flat.device)
-        self.key, self.device = head_key(head), frame.device
+        self.key, self.device, self.spread = head_key(head), frame.device, frame.choice.kind
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 head.path, local_files_only=True, trust_remote_code=False
@@ -80,7 +80,7 @@ class LiveModel:
             raise not_built(error, head.path) from error
         model = frame.model
         attach(frame, head.tensors, layout, flat, str(head.path))
-        self.engine = frame.engine
+        self.engine, self.release = frame.engine, frame.release
         self.module: nn.Module = model
         self.end_tokens = _end_tokens(head, model, tokenizer)
         text = model.config.get_text_config()
@@ -94,7 +94,9 @@ class LiveModel:
         self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         #: which prefixes may be computed once; none until `check` has tried it
         self.sharing = Sharing(limit=0)
-        self.lower = LowerBlocks(model, layout_names(frame), activations or Activations(0))
+        #: the checkpoint's names of what every parameter is made of, by the parameter's `id`
+        self.names = layout_names(frame)
+        self.lower = LowerBlocks(model, self.names, activations or Activations(0))
         self._checked = plain
         #: keys and values of heads by key, the last one used last, and how many are kept
         self._heads: dict[int, DynamicCache] = {}

@@ -9,7 +9,7 @@ are asked from DeepSpeed's own code, never worked out again here.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
@@ -44,6 +44,10 @@ class Choice:
     why: str
 
 
+def _nothing() -> None:
+    """Whole tensors need not be let go of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     """A model without values. Names are those of its state dict."""
@@ -69,6 +73,8 @@ class Frame:
     names: Names = field(default=Names(parts={}, strange=()), repr=False)
     #: values that a target may read beyond its part, and ignores
     slack: int = 0
+    #: let go of what is still gathered after a pass backwards, before other values are written
+    release: Callable[[], None] = field(default=_nothing, repr=False)
 
     def point(self, name: str, flat: Tensor, slot: Slot) -> set[int]:
         """Point the tensor of that name at its slot of `flat`; the ids of all targets pointed."""
@@ -166,10 +172,12 @@ def spread(model: Any, choice: Choice, group: Group, device: torch.device) -> Fr
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    release = _nothing
     if choice.kind in ("one", "tensor"):
         engine = _inference_engine(model, dtype, group.world if choice.kind == "tensor" else 1)
     else:
-        engine = _zero3_engine(model, dtype, offload=choice.kind == "zero3-offload")
+        release = _zero3(model, dtype, offload=choice.kind == "zero3-offload")
+        engine = model
     # DeepSpeed casts every floating buffer too: rotary frequencies would lose digits that they
     # have when transformers loads the published checkpoint
     for module, name, buffer in buffers:
@@ -200,6 +208,7 @@ def spread(model: Any, choice: Choice, group: Group, device: torch.device) -> Fr
         parameters=parameters,
         ties=ties,
         slack=0 if choice.kind in ("one", "tensor") else group.world,
+        release=release,
     )
 
 
@@ -215,9 +224,13 @@ def _inference_engine(model: Any, dtype: torch.dtype, ranks: int) -> Any:
     )
 
 
-def _zero3_engine(model: Any, dtype: torch.dtype, *, offload: bool) -> Any:
-    """The model itself, whose parameters ZeRO-3 cuts now and gathers for each layer's moment."""
-    zero: dict[str, Any] = {
+def _zero3(model: Any, dtype: torch.dtype, *, offload: bool) -> Callable[[], None]:
+    """Let ZeRO-3 cut the model's parameters now and gather them for each layer's moment.
+
+    Returns what releases those that it has not let go of: the hook that would do it after a pass
+    backwards does not fire for the embedding, whose input has no gradient.
+    """
+    stage: dict[str, Any] = {
         "stage": 3,
         # nothing may stay gathered from one candidate to the next
         "stage3_param_persistence_threshold": 0,
@@ -225,14 +238,20 @@ def _zero3_engine(model: Any, dtype: torch.dtype, *, offload: bool) -> Any:
         "stage3_max_live_parameters": 0,
     }
     if offload:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        stage["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     config = {
         "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": zero,
+        "zero_optimization": stage,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16},
     }
     # parameter by parameter: `initialize` alone would move the whole model to the device first
     deepspeed.zero.Init(module=model, config_dict_or_path=config)
-    deepspeed.initialize(model=model, config=config, dist_init_required=False)
-    return model
+    engine, *_ = deepspeed.initialize(model=model, config=config, dist_init_required=False)
+    zero = engine.optimizer
+
+    def release() -> None:
+        zero.release_backward_leftovers()
+        zero.get_param_coordinator().release_and_reset_all(model)
+
+    return release

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from optim.descent import State
 from optim.predictions import Predictions, items_digest
+from optim.recipe import Recipe
 from services.errors import EngineFailed
 from services.suites import Suite
 from workers.engine.channel import Message
@@ -24,10 +26,10 @@ MARGIN_MAX = 65504
 class Progress:
     """Where the running request stands."""
 
-    #: start, load, build, compile, form, score or digest
+    #: start, load, build, compile, form, score, digest or descend
     phase: str
     suite: str | None = None
-    #: tokens while scoring, bytes while loading
+    #: tokens while scoring, bytes while loading, steps while descending
     done: int = 0
     total: int = 0
 
@@ -118,6 +120,29 @@ class EvaluationResult:
             "activation_memory_bytes": self.activation_memory_bytes,
             "activation_file_bytes": self.activation_file_bytes,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescentResult:
+    """One finished descent: the candidate it found, and what it cost."""
+
+    recipe: Recipe
+    #: one number per parent: the mean of its coefficients over the values that they weigh
+    weights: tuple[float, ...]
+    state: State
+    #: steps of the whole descent, and how many coefficients it moved
+    steps: int
+    coefficients: int
+
+    def cost(self) -> dict[str, Any]:
+        """JSON-ready; `passes` is in item evaluations, backward passes included."""
+        more = {"passes": self.state.passes, "coefficients": self.coefficients}
+        return {**self.state.about(), **more}
+
+
+def state_of(message: Message) -> State:
+    """Where a descent stands, as a message of the engine says."""
+    return State(values=message.arrays["values"], **message.data["about"])
 
 
 def suite_result(message: Message, suite: Suite, split: str | None) -> SuiteResult:

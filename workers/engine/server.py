@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from optim.descent import Job, State
 from optim.recipe import Recipe
 from services.errors import BadInput
 from services.suites import Item, Suite, parse_suite
@@ -24,6 +26,7 @@ from workers.engine.answer import RequestPlan, answer_requests, plan_requests
 from workers.engine.blocks import Block, Blocks, block_tokens, chunks, in_blocks
 from workers.engine.candidate import Candidate
 from workers.engine.compile import LikelihoodPlan, compile_suite
+from workers.engine.descent import Descent
 from workers.engine.lower import Activations
 from workers.engine.model import LiveModel
 from workers.engine.requests import encode_requests
@@ -95,6 +98,8 @@ class Server:
             self._evaluate(data)
         elif data["op"] == "respond":
             self._respond(data)
+        elif data["op"] == "descend":
+            self._descend(data)
         else:
             raise BadInput(f"operation {data['op']!r} is not known", where="engine")
 
@@ -210,6 +215,36 @@ class Server:
             # these requests will not come again
             model.forget(plan.keys)
         self.session.send("done", values=found.values, truncated=plan.encoded.truncated)
+
+    def _descend(self, data: dict[str, Any]) -> None:
+        """Steps down a loss; the state goes to the client every few seconds, and at the end."""
+        job = Job.from_dict(data["job"])
+        state = None if data["state"] is None else State.from_bytes(b64decode(data["state"]))
+        descent = Descent(
+            job,
+            self.candidate,
+            {name: self.suites[digest] for name, digest in data["suites"]},
+            batch_tokens=self.batch_tokens,
+            tell=lambda done, total: self.session.tell("descend", done, total),
+        )
+        sent = time.monotonic()
+
+        def save(now: State) -> None:
+            nonlocal sent
+            if time.monotonic() - sent >= data["save_seconds"]:
+                self.session.send("state", {"values": now.values}, about=now.about())
+                sent = time.monotonic()
+
+        end = descent.run(state, save)
+        self.session.send(
+            "done",
+            {"values": end.values},
+            about=end.about(),
+            recipe=descent.blocks.recipe(end.x, job.parents, job.dtype).to_dict(),
+            weights=descent.blocks.mean(end.x, descent.counts),
+            steps=descent.steps,
+            coefficients=descent.blocks.size,
+        )
 
     def _forget(self) -> None:
         """The model is another one: what was worked out for it does not count any more."""

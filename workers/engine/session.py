@@ -26,7 +26,7 @@ PROGRESS_SECONDS = 0.1
 #: how often the parent is looked for
 PARENT_SECONDS = 1.0
 #: phases in which the ranks talk to each other: they stop at the same message, or not at all
-TOGETHER = frozenset({"score", "digest"})
+TOGETHER = frozenset({"score", "digest", "descend"})
 
 
 class Session:

@@ -37,6 +37,8 @@ class Sharing:
     width: int = 512
     #: rows of more tokens never share (a sliding window would cut them); None: no limit, 0: none
     limit: int | None = None
+    #: whether a prefix may become a head, which no gradient goes through
+    heads: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +109,9 @@ def batch_rows(
     limit = sharing.limit
     alone = [r for r in range(len(rows)) if limit is not None and len(rows[r]) > limit]
     shared = sorted(set(range(len(rows))) - set(alone), key=lambda r: tuple(rows[r]))
-    forest = _Forest([rows[r] for r in shared], [firsts[r] for r in shared], sharing.width)
+    forest = _Forest(
+        [rows[r] for r in shared], [firsts[r] for r in shared], sharing.width, heads=sharing.heads
+    )
     plain = [(alone[i : i + 1], _Packed(0, 1, 0, len(rows[alone[i]]))) for i in range(len(alone))]
     trees: list[tuple[list[int], _Packed]] = []
     headed: list[tuple[int, list[_Packed]]] = []
@@ -137,8 +141,15 @@ class _Forest:
     them a head of that many tokens. Costs are in units of 4·width multiplications a layer.
     """
 
-    def __init__(self, rows: Sequence[Sequence[int]], firsts: Sequence[int], width: int) -> None:
-        self.rows, self.firsts, self.width = rows, firsts, width
+    def __init__(
+        self,
+        rows: Sequence[Sequence[int]],
+        firsts: Sequence[int],
+        width: int,
+        *,
+        heads: bool = True,
+    ) -> None:
+        self.rows, self.firsts, self.width, self.heads = rows, firsts, width, heads
         # what a row has in common with the one before it
         self.lcp = [0 if i == 0 else _common(rows[i - 1], rows[i]) for i in range(len(rows))]
         new = [len(row) - common for row, common in zip(rows, self.lcp, strict=True)]
@@ -177,7 +188,7 @@ class _Forest:
         options.append((split, apart, [h for *_, heads in parts for h in heads]))
         # what a head computes is not scored: its last token's logits belong to its continuations
         head = min(depth, *self.firsts[low:high])
-        if base == 0 and head >= HEAD_MIN and pack.tokens > head + HEAD_MIN:
+        if self.heads and base == 0 and head >= HEAD_MIN and pack.tokens > head + HEAD_MIN:
             headed = self._headed(low, high, depth, head, level)
             if headed is not None:
                 options.append(headed)

@@ -170,5 +170,7 @@ WHERE s.state = 'running' AND (
     EXISTS (SELECT 1 FROM trial t JOIN evaluation e ON e.trial_id = t.id
             WHERE t.study_id = s.id AND e.state = 'complete' AND e.told_at IS NULL)
     OR NOT EXISTS (SELECT 1 FROM trial t JOIN evaluation e ON e.trial_id = t.id
-                   WHERE t.study_id = s.id AND e.state IN ('queued', 'running')))
+                   WHERE t.study_id = s.id AND e.state IN ('queued', 'running'))
+       AND NOT EXISTS (SELECT 1 FROM descent d
+                       WHERE d.study_id = s.id AND d.state IN ('queued', 'running')))
   AND s.changed_at < clock_timestamp() - make_interval(secs => %(seconds)s)

@@ -92,8 +92,15 @@ class ItemModel(Model):
     noise: np.ndarray
 
     @classmethod
-    def fit(cls, space: Space, question: Question, rows: Sequence[Observation]) -> ItemModel:
-        """On complete results that have signals."""
+    def fit(
+        cls,
+        space: Space,
+        question: Question,
+        rows: Sequence[Observation],
+        partial: Sequence[Observation] = (),
+    ) -> ItemModel:
+        """On complete results that have signals, and on `partial` ones, whose signals are NaN
+        where nothing was scored: there the complete ones' prediction stands in."""
         z, values, violations = _points(space, rows)
         signal = np.stack([row.signal for row in rows if row.signal is not None])
         signal = signal.astype(np.float64)
@@ -102,14 +109,24 @@ class ItemModel(Model):
             changed = np.stack([row.changed for row in rows if row.changed is not None])
             changed = changed.astype(np.float64)
         factors = min(factorised(z), key=_Wrong(question, signal))
+        if partial:
+            more = space.coordinates([row.weights for row in partial])
+            seen = np.stack([row.signal for row in partial if row.signal is not None])
+            unseen, at = np.isnan(seen), factors.rows(more)
+            signal = np.vstack([signal, np.where(unseen, at @ factors.weights(signal), seen)])
+            if changed is not None:
+                told = np.stack([row.changed for row in partial if row.changed is not None])
+                told = np.where(unseen, at @ factors.weights(changed), told)
+                changed = np.vstack([changed, told])
+            (factors,) = factorised(np.vstack([z, more]), [factors.kernel], [factors.ridge])
         dual = factors.weights(signal)
-        left_out = factors.left_out(signal, dual)
-        noise = _noise(signal, left_out)
-        found, missed = forecast(
-            question,
-            _right(question, left_out, noise),
-            None if changed is None else factors.left_out(changed, factors.weights(changed)),
-        )
+        left_out = factors.left_out(signal, dual)[: len(rows)]
+        noise = _noise(signal[: len(rows)], left_out)
+        dual_changed = None if changed is None else factors.weights(changed)
+        right_changed = None
+        if changed is not None and dual_changed is not None:
+            right_changed = factors.left_out(changed, dual_changed)[: len(rows)]
+        found, missed = forecast(question, _right(question, left_out, noise), right_changed)
         return cls(
             space=space,
             rows=list(rows),
@@ -118,7 +135,7 @@ class ItemModel(Model):
             rank_correlation=rank_correlation(values, found),
             question=question,
             dual=dual,
-            dual_changed=None if changed is None else factors.weights(changed),
+            dual_changed=dual_changed,
             noise=noise,
         )
 

@@ -6,7 +6,7 @@ leave-one-out predictions exactly and for free, which is what tells whether to b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,13 +83,17 @@ class Factors:
         return np.maximum(prior - known + self.ridge, self.ridge) / usual
 
 
-def factorised(points: np.ndarray) -> Iterator[Factors]:
+def factorised(
+    points: np.ndarray,
+    kernels: Sequence[Kernel] = KERNELS,
+    ridges: Sequence[float] = RIDGES,
+) -> Iterator[Factors]:
     """Every kernel with every ridge, on points float64 [n, d]."""
     mean = points.mean(axis=0)
     spread = float(np.sqrt(((points - mean) ** 2).sum(axis=1).mean())) or 1.0
     centred = (points - mean) / spread
-    for kernel in KERNELS:
+    for kernel in kernels:
         values, vectors = np.linalg.eigh(kernel(centred, centred))
-        for ridge in RIDGES:
+        for ridge in ridges:
             inverse = (vectors / (np.maximum(values, 0.0) + ridge)) @ vectors.T
             yield Factors(kernel, ridge, centred, mean, spread, inverse)

@@ -19,9 +19,12 @@ from optim.search.gain import choose_batch
 from optim.search.model import ItemModel, MetricModel, Model
 from optim.search.options import Option
 from optim.search.start import START, start_mean
+from optim.space import Space
 
 #: results that a model is fitted on, newest first: keeps a fit within a second or two
 MOST_RESULTS = 300
+#: results without which nothing is modelled
+FEWEST = 3
 #: below this out-of-fold rank correlation half of a generation explores
 TRUSTED = 0.5
 #: standard deviation of exploring steps, in units of a weight
@@ -93,7 +96,7 @@ class Surrogate(Generational[list[Observation]]):
         return chosen + self._explore(rng, best, size - len(chosen), seen)
 
     def _fitted(self, learnt: Sequence[Observation]) -> Model | None:
-        rows = [row for row in (*self.known, *learnt) if row.state == "complete"]
+        rows = [row for row in (*self.known, *learnt) if row.state in ("complete", "stopped")]
         return self._model(rows[-MOST_RESULTS:])
 
     def _explore(
@@ -124,6 +127,15 @@ def _front(rows: Sequence[Observation]) -> list[tuple[float, ...]]:
     return [row.weights for row, rank in zip(rows, found, strict=True) if rank == least]
 
 
+def _finite(row: Observation) -> bool:
+    return row.signal is not None and bool(np.isfinite(row.signal).all())
+
+
+def _metric_model(space: Space, rows: Sequence[Observation]) -> MetricModel | None:
+    whole = [row for row in rows if row.state == "complete"]
+    return MetricModel.fit(space, whole) if len(whole) >= FEWEST else None
+
+
 class MetricSurrogate(Surrogate):
     """Models every objective in the weights: MAP (2406.07529) with kernels beside its quadratic."""
 
@@ -131,14 +143,15 @@ class MetricSurrogate(Surrogate):
     summary: ClassVar[str] = "models the objectives and evaluates the predicted front"
 
     def _model(self, rows: Sequence[Observation]) -> Model | None:
-        return MetricModel.fit(self.space, rows) if len(rows) >= 3 else None
+        return _metric_model(self.space, rows)
 
 
 class MarginSurrogate(Surrogate):
     """Models every item's margin in the weights, and so all scores, flips and churn together.
 
     A score is a sum of steps and hard to model; margins are nearly smooth in the weights, and one
-    evaluation gives thousands of them.
+    evaluation gives thousands of them. Of trials that racing stopped, the suites that were finished
+    are learnt from as well.
     """
 
     name: ClassVar[str] = "margin-surrogate"
@@ -146,8 +159,9 @@ class MarginSurrogate(Surrogate):
     uses_items: ClassVar[bool] = True
 
     def _model(self, rows: Sequence[Observation]) -> Model | None:
-        question = self.question
-        whole = [r for r in rows if r.signal is not None and np.isfinite(r.signal).all()]
-        if question is None or len(whole) < 3:
-            return MetricModel.fit(self.space, rows) if len(rows) >= 3 else None
-        return ItemModel.fit(self.space, question, whole)
+        seen = [row for row in rows if row.signal is not None]
+        whole = [row for row in seen if row.state == "complete" and _finite(row)]
+        if self.question is None or len(whole) < FEWEST:
+            return _metric_model(self.space, rows)
+        partial = [row for row in seen if row.state == "stopped"]
+        return ItemModel.fit(self.space, self.question, whole, partial)

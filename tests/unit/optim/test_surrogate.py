@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -181,6 +183,26 @@ def test_the_item_model_predicts_unseen_mixtures() -> None:
     assert np.abs(values - measured).max() < 0.05
     assert (violations == 0).all()
     assert model.rank_correlation > 0.9
+
+
+def test_finished_suites_of_stopped_trials_are_learnt_from() -> None:
+    rng = np.random.default_rng(3)
+    rows = [judged(f"r{i}", SPACE.place(w)) for i, w in enumerate(rng.dirichlet(np.ones(5), 30))]
+    unseen = np.arange(2 * ITEMS) >= ITEMS
+    stopped = [
+        replace(row, state="stopped", values=None, signal=np.where(unseen, np.nan, row.signal))
+        for row in rows[8:]
+    ]
+    few, more = (ItemModel.fit(SPACE, QUESTION, rows[:8], partial) for partial in ((), stopped))
+    probes = [judged("p", SPACE.place(w)) for w in rng.dirichlet(np.ones(5), 20)]
+    measured = np.array([row.values for row in probes])
+    wrong = [
+        np.abs(model.predict(np.array([row.weights for row in probes]))[0] - measured).mean(axis=0)
+        for model in (few, more)
+    ]
+    assert wrong[1][0] < 0.5 * wrong[0][0]
+    assert np.isfinite(wrong[1]).all()
+    assert [len(model.rows) for model in (few, more)] == [8, 8]
 
 
 @pytest.mark.parametrize(("method", "trials"), [("margin-surrogate", 30), ("metric-surrogate", 60)])

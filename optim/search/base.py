@@ -138,6 +138,10 @@ class Searcher(ABC):
         """What is wrong with the search as this method sees it, a sentence for people each."""
         return []
 
+    def about(self, observations: Sequence[Observation]) -> list[str]:
+        """What people should know of how this method does, well or not, a sentence each."""
+        return []
+
     def _checked(self, observations: Sequence[Observation]) -> dict[str, Observation]:
         rows: dict[str, Observation] = {}
         for row in observations:

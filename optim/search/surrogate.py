@@ -72,6 +72,23 @@ class Surrogate(Generational[list[Observation]]):
         model = self._fitted(list(rows.values()))
         return None if model is None else model.rank_correlation
 
+    def health(self, observations: Sequence[Observation]) -> list[str]:
+        """Whether the model fails to predict what it has not seen."""
+        found = self.rank_correlation(observations)
+        if found is None or found >= TRUSTED:
+            return []
+        return [
+            f"The model does not predict results that it has not seen (rank correlation {found:.2f}"
+            "), so half of what is evaluated explores"
+        ]
+
+    def about(self, observations: Sequence[Observation]) -> list[str]:
+        """How well the model predicts, by results that were left out of it one by one."""
+        found = self.rank_correlation(observations)
+        if found is None:
+            return []
+        return [f"The model's rank correlation with results that it has not seen is {found:.2f}"]
+
     def _begin(self) -> list[Observation]:
         return []
 

@@ -82,7 +82,7 @@ def print_front(database: Database, number: int) -> None:
         return
     split = found[0].split
     for finding in health.findings(database, study):
-        click.echo(f"! {finding.what}. {finding.mend}.")
+        click.echo(f"! {finding.what}. {finding.mend}." if finding.mend else f"{finding.what}.")
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
 
 

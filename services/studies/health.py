@@ -34,9 +34,11 @@ SATURATED = 0.98
 class Finding:
     """One thing that somebody should know."""
 
-    #: short name, stable: no-gain, at-the-edge, within-noise, constraint, saturated, searcher
+    #: short name, stable: no-gain, at-the-edge, within-noise, constraint, saturated, searcher,
+    #: about (nothing is wrong: how the searcher does)
     kind: str
     what: str
+    #: empty where nothing is to be mended
     mend: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,7 +200,8 @@ def _suites(study: Study, found: Sequence[CandidateView]) -> Iterator[Finding]:
 
 
 def _searcher(database: Database, study: Study) -> Iterator[Finding]:
-    """What the method itself finds wrong, such as a model that does not predict."""
+    """What the method itself finds wrong, such as a model that does not predict; else how it
+    does."""
     if study.spec.search.method not in METHODS:
         return
     with database.transaction() as connection:
@@ -206,5 +209,8 @@ def _searcher(database: Database, study: Study) -> Iterator[Finding]:
         evidence = gather(connection, study, trials)
     searcher = searcher_of(study, trials, evidence)
     seen = [observation(study, t, evidence) for t in trials if t.role == "search"]
-    for what in searcher.health(seen):
+    wrong = searcher.health(seen)
+    for what in wrong:
         yield Finding(kind="searcher", what=what, mend="See docs/searchers.md")
+    for what in [] if wrong else searcher.about(seen):
+        yield Finding(kind="about", what=what, mend="")

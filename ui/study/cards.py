@@ -54,8 +54,11 @@ def draw(shown: Snapshot, found: Sequence[CandidateView]) -> None:
 
 
 def health(shown: Snapshot) -> None:
-    """A card for everything that is wrong with the study."""
+    """A card for everything that is wrong with the study, and a line for what is not."""
     for finding in reading.findings(shown):
+        if not finding.mend:
+            st.caption(f":material/health_and_safety: {words.plain(finding.what)}.")
+            continue
         text = f"{words.plain(finding.what)}.  \n**{words.plain(finding.mend)}.**"
         st.warning(text, icon=":material/health_and_safety:")
 

@@ -12,6 +12,7 @@ from optim.search.nsga import NsgaII, NsgaIII
 from optim.search.options import Option
 from optim.search.question import Axis, Bound, ItemSuite, Question
 from optim.search.random import RandomSearch
+from optim.search.sweeps import Bcwi, Greedy, Softmax
 from optim.space import Space
 
 __all__ = [
@@ -30,7 +31,8 @@ __all__ = [
 
 #: name -> class; `.summary` and `.options` of a class say what a form shows
 METHODS: dict[str, type[Searcher]] = {
-    method.name: method for method in (CmaEs, NsgaII, NsgaIII, Tpe, Gp, RandomSearch)
+    method.name: method
+    for method in (CmaEs, NsgaII, NsgaIII, Tpe, Gp, Softmax, Bcwi, Greedy, RandomSearch)
 }
 
 

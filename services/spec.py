@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -112,11 +114,26 @@ class Constraint(_Strict):
         return self
 
 
+def _known_method(method: str) -> str:
+    if method not in SEARCHERS:
+        raise ValueError(f"unknown method; choose one of {', '.join(SEARCHERS)}")
+    return method
+
+
+Method = Annotated[
+    str,
+    AfterValidator(_known_method),
+    WithJsonSchema({"type": "string", "enum": list(SEARCHERS)}),
+]
+
+
 class Search(_Strict):
     """How candidates are proposed."""
 
-    method: Literal["cma-es", "nsga-ii", "random"] = Field(
-        default="cma-es", description="the searcher; cma-es climbs the mean of the objectives"
+    method: Method = Field(
+        default="cma-es",
+        description="the searcher (remelt study methods lists them); cma-es climbs the mean of "
+        "the objectives",
     )
     space: Literal["simplex", "affine"] = Field(
         default="affine",

@@ -179,8 +179,8 @@ class Bcwi(_Sweep):
     interpolation (Schumann et al. 2301.10546), against negative flips.
 
     - A line runs from the reference (α = 0) to each target (α = 1); after the given α it goes on
-      beside its best point, until points are 1/64 apart. Best: feasible first, then by the mean of
-      the objectives, each as a share of the range of what is known.
+      beside its best point, until its neighbours are 1/32 away. Best: feasible first, then by the
+      mean of the objectives, each as a share of the range of what is known.
     - Targets are the loneliest members of the front of what is known, constraints left aside: a
       candidate that breaks one is what a pull towards the reference may mend.
     """

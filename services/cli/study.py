@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from optim.search import METHODS
 from services.cli import front
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
@@ -195,3 +196,28 @@ def report(number: int, as_json: bool) -> None:
 def schema() -> None:
     """Print the JSON schema of a study spec."""
     click.echo(json.dumps(StudySpec.model_json_schema(), indent=2))
+
+
+@study.command()
+@json_option
+def methods(as_json: bool) -> None:
+    """List the searchers that a spec may name, with their options."""
+    if as_json:
+        print_json(
+            [
+                {
+                    "method": name,
+                    "summary": kind.summary,
+                    "options": {o.name: {"default": o.default, "doc": o.doc} for o in kind.options},
+                }
+                for name, kind in METHODS.items()
+            ]
+        )
+        return
+    print_table(
+        ["method", "what it does", "options"],
+        [
+            (name, kind.summary, ", ".join(option.name for option in kind.options))
+            for name, kind in METHODS.items()
+        ],
+    )

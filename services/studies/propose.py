@@ -119,6 +119,9 @@ def searcher_of(study: Study, trials: Sequence[Trial]) -> Searcher:
         told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
         told.sort(key=lambda t: (max(t.violation or 0.0, 0.0), -merit(study, t), t.number))
         options.setdefault("start", [list(t.weights) for t in told])
+    if any(option.name == "reference" for option in METHODS[search.method].options):
+        index = study.pool.names.index(study.reference)
+        options.setdefault("reference", single_weights(len(study.pool.names), index))
     return make_searcher(
         search.method,
         space=Space(len(study.pool.members), lower, upper),

@@ -12,16 +12,19 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from optim.descent import DESCENTS
+from optim.descent import DESCENTS, DescentMethod
 from optim.search import METHODS as SEARCHERS
+from optim.search import Searcher
 from optim.search.options import read_options
 from services.errors import SpecRefused
 
@@ -41,6 +44,8 @@ MetricName = Literal[
 ]
 #: of spaces whose bounds can be set
 BOUNDS = {"affine": (-0.5, 1.5), "task": (0.0, 1.0)}
+#: what `search.method` may name: searchers, and searches that go down a gradient
+METHODS: dict[str, type[Searcher] | DescentMethod] = {**SEARCHERS, **DESCENTS}
 RATES = ("negative_flip_rate", "positive_flip_rate", "churn", "inconsistency")
 
 
@@ -154,11 +159,26 @@ class Racing(_Strict):
     )
 
 
+def _known_method(method: str) -> str:
+    if method not in METHODS:
+        raise ValueError(f"unknown method; choose one of {', '.join(METHODS)}")
+    return method
+
+
+Method = Annotated[
+    str,
+    AfterValidator(_known_method),
+    WithJsonSchema({"type": "string", "enum": list(METHODS)}),
+]
+
+
 class Search(_Strict):
     """How candidates are proposed."""
 
-    method: Literal["cma-es", "nsga-ii", "random", "gradient", "dam"] = Field(
-        default="cma-es", description="the searcher; cma-es climbs the mean of the objectives"
+    method: Method = Field(
+        default="margin-surrogate",
+        description="the searcher (remelt study methods lists them); margin-surrogate needs the "
+        "fewest evaluations",
     )
     space: Literal["simplex", "affine", "task"] = Field(
         default="affine",
@@ -205,7 +225,7 @@ class Search(_Strict):
 
     @model_validator(mode="after")
     def _options_known(self) -> Search:
-        method = DESCENTS.get(self.method) or SEARCHERS[self.method]
+        method = METHODS[self.method]
         read_options(self.method, method.options, self.options)
         return self
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import yaml
 
 from services.db import Row
+from services.spec import METHODS
 
 EXAMPLE = """\
 name: better-and-quiet
@@ -22,7 +23,7 @@ objectives:                     # the axes of the front
 # constraints:
 #   - {{metric: negative_flip_rate, suite: each, max: 0.05}}
 search:
-  method: {method}              # cma-es, nsga-ii or random
+  method: {method}              # one of the search methods listed below
   space: affine                 # weights sum to 1; simplex: none negative
   parallelism: 8                # candidates handed out at a time
   # racing: {{}}                  # stop candidates early that are certainly no good
@@ -54,6 +55,26 @@ def example(pools: Sequence[Row], suites: Sequence[Row]) -> str:
         method=method,
     )
     return "\n".join(_aligned(line) for line in text.splitlines()) + "\n"
+
+
+def methods() -> str:
+    """Every search method and its options, as Markdown."""
+    lines = []
+    for name, kind in METHODS.items():
+        lines.append(f"- **{name}** {kind.summary}")
+        for option in kind.options:
+            default = "" if option.default is None else f" (default {_written(option.default)})"
+            lines.append(f"    - `{option.name}`{default}: {option.doc}")
+    return "\n".join(lines)
+
+
+def _written(value: object) -> str:
+    """A default as it would stand in YAML."""
+    return (
+        yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True)
+        .removesuffix("...\n")
+        .strip()
+    )
 
 
 def _aligned(line: str) -> str:

@@ -13,6 +13,7 @@ from optim.search.options import Option
 from optim.search.question import Axis, Bound, ItemSuite, Question
 from optim.search.random import RandomSearch
 from optim.search.surrogate import MarginSurrogate, MetricSurrogate
+from optim.search.sweeps import Bcwi, Greedy, Softmax
 from optim.space import Space
 
 __all__ = [
@@ -40,6 +41,9 @@ METHODS: dict[str, type[Searcher]] = {
         NsgaIII,
         Tpe,
         Gp,
+        Softmax,
+        Bcwi,
+        Greedy,
         RandomSearch,
     )
 }

@@ -7,16 +7,24 @@ asked for points. It must never be asked for a result of its own.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from optim.pareto import finalists
 from optim.search.base import Generational, Observation
 from optim.search.options import Option
-from optim.search.start import START, Weights, best_first, better_half, fresh, mixtures
+from optim.search.start import (
+    START,
+    Weights,
+    best_first,
+    better_half,
+    fresh,
+    mixtures,
+    uniform_points,
+)
 from optim.space import Space
 
 if TYPE_CHECKING:
@@ -26,6 +34,11 @@ if TYPE_CHECKING:
 
 #: a model sees this many coordinates at most; larger spaces are searched in a subspace
 MOST_AXES = 32
+#: how far outside [0, 1] a model looks for weights, where the bounds allow it
+MARGIN = 0.1
+#: Gaussian processes: points looked at in a round, how many of them lead to the next, and the
+#: standard deviations of the steps from them, in units of a weight
+CANDIDATES, LEADERS, STEPS = 512, 16, (0.1, 0.05, 0.02, 0.01)
 #: a basis vector shorter than this, before it is made a unit one, is a mix of earlier ones
 DEPENDENT = 1e-6
 
@@ -49,7 +62,7 @@ class _Modelled(Generational[tuple[Observation, ...]]):
     _most: ClassVar[int]
 
     @abstractmethod
-    def _sampler(self, seed: int) -> BaseSampler:
+    def _sampler(self, rows: Sequence[Observation], seed: int) -> BaseSampler:
         """Optuna's sampler, new."""
 
     def _begin(self) -> tuple[Observation, ...]:
@@ -109,7 +122,7 @@ class _Modelled(Generational[tuple[Observation, ...]]):
             for i, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True))
         }
         study = optuna.create_study(
-            directions=["minimize"] * self.objectives, sampler=self._sampler(seed)
+            directions=["minimize"] * self.objectives, sampler=self._sampler(rows, seed)
         )
         violations = [row.violation for row in rows]
         constrained = max(violations) > 0
@@ -158,7 +171,7 @@ class Tpe(_Modelled):
     )
     _most: ClassVar[int] = 300
 
-    def _sampler(self, seed: int) -> BaseSampler:
+    def _sampler(self, rows: Sequence[Observation], seed: int) -> BaseSampler:
         import optuna
 
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True)
@@ -184,10 +197,49 @@ class Gp(_Modelled):
     )
     _most: ClassVar[int] = 100
 
-    def _sampler(self, seed: int) -> BaseSampler:
+    def _sampler(self, rows: Sequence[Observation], seed: int) -> BaseSampler:
         import optuna
 
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1)
+        rng, inside = np.random.default_rng(seed), self._most_wanted
+        best = np.array(best_first(rows)[:LEADERS])
+
+        class Inside(optuna.samplers.GPSampler):
+            """Looks for the most wanted point in the space, not in the box around it: what lies
+            between them is projected onto few faces, and would be wanted again and again."""
+
+            def _optimize_acqf(self, acqf: Any, best_params: Any) -> np.ndarray:
+                return inside(acqf.eval_acqf_no_grad, best, rng)
+
+        return Inside(seed=seed, n_startup_trials=1)
+
+    def _most_wanted(
+        self,
+        wanted: Callable[[np.ndarray], np.ndarray],
+        best: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """float64 [d], as a share of the box: uniform points, mixtures of the best rows and those
+        rows, then ever smaller steps from the most wanted of them."""
+        low, high = self._box
+
+        def inside(weights: np.ndarray) -> np.ndarray:
+            x = self.space.coordinates(self.space.project(weights)) @ self._axes
+            return (np.clip(x, low, high) - low) / np.maximum(high - low, 1e-12)
+
+        drawn: list[Any] = [
+            uniform_points(self.space, rng, CANDIDATES),
+            mixtures(self.space, best, rng, CANDIDATES),
+            best,
+        ]
+        found = inside(np.concatenate(drawn))
+        gain = wanted(found)
+        for step in STEPS:
+            leaders = found[np.argsort(-gain, kind="stable")[:LEADERS]]
+            moved = np.repeat(low + leaders * (high - low), CANDIDATES // LEADERS, axis=0)
+            moved += step * rng.normal(size=moved.shape)
+            found = np.concatenate([leaders, inside(self.space.embed(moved @ self._axes.T))])
+            gain = wanted(found)
+        return found[np.argmax(gain)]
 
 
 def evidence(rows: Sequence[Observation], most: int) -> list[Observation]:
@@ -200,7 +252,7 @@ def evidence(rows: Sequence[Observation], most: int) -> list[Observation]:
     told = [row for row in rows if row.values is not None]
     if not told:
         return []
-    worst = tuple(np.max(np.array([row.values for row in told]), axis=0).tolist())
+    worst = tuple(np.max(np.array([row.values or () for row in told]), axis=0).tolist())
     violation = max(row.violation for row in told)
     filled = [
         row
@@ -239,16 +291,20 @@ def subspace(
 
 
 def extent(space: Space, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [d] each: smallest and largest coordinate of any point of the space on each axis."""
-    rows = (space.embed(axes.T) - space.centre).reshape(-1, space.groups, space.n)
-    offset = rows.reshape(len(rows), -1) @ space.centre
+    """float64 [d] each: smallest and largest coordinate on each axis of the space's points whose
+    weights lie between −0.1 and 1.1."""
+    low, high = np.maximum(space.low, -MARGIN), np.minimum(space.high, 1 + MARGIN)
+    if (low > high).any() or not low.sum() <= 1 <= high.sum():
+        low, high = space.low, space.high
+    slopes = (space.embed(axes.T) - space.centre).reshape(-1, space.groups, space.n)
+    offset = slopes.reshape(len(slopes), -1) @ space.centre
 
     def largest(slope: np.ndarray) -> np.ndarray:
         """The most that the weights can make of a slope: they fill up where it is steepest."""
-        order = np.argsort(-slope, axis=2)
-        room = (space.high - space.low)[order]
+        order = np.argsort(-slope, axis=2, kind="stable")
+        room = (high - low)[order]
         before = np.cumsum(room, axis=2) - room
-        filled = np.clip(1.0 - space.low.sum() - before, 0.0, room)
-        return (np.take_along_axis(slope, order, axis=2) * (space.low[order] + filled)).sum((1, 2))
+        filled = np.clip(1.0 - low.sum() - before, 0.0, room)
+        return (np.take_along_axis(slope, order, axis=2) * (low[order] + filled)).sum((1, 2))
 
-    return -largest(-rows) - offset, largest(rows) - offset
+    return -largest(-slopes) - offset, largest(slopes) - offset

@@ -14,7 +14,7 @@ from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
 from services.errors import NoFeasibleCandidate, RemeltError
-from services.spec import StudySpec, load_spec
+from services.spec import METHODS, StudySpec, load_spec
 from services.studies import control, read, sealed
 from services.studies.export import export_samples, export_study
 from services.studies.submit import submit as submit_study
@@ -201,3 +201,28 @@ def report(number: int, as_json: bool) -> None:
 def schema() -> None:
     """Print the JSON schema of a study spec."""
     click.echo(json.dumps(StudySpec.model_json_schema(), indent=2))
+
+
+@study.command()
+@json_option
+def methods(as_json: bool) -> None:
+    """List the searchers that a spec may name, with their options."""
+    if as_json:
+        print_json(
+            [
+                {
+                    "method": name,
+                    "summary": kind.summary,
+                    "options": {o.name: {"default": o.default, "doc": o.doc} for o in kind.options},
+                }
+                for name, kind in METHODS.items()
+            ]
+        )
+        return
+    print_table(
+        ["method", "what it does", "options"],
+        [
+            (name, kind.summary, ", ".join(option.name for option in kind.options))
+            for name, kind in METHODS.items()
+        ],
+    )

@@ -143,6 +143,9 @@ def searcher_of(study: Study, trials: Sequence[Trial], evidence: Evidence) -> Se
     if any(option.name == "start" for option in METHODS[search.method].options):
         best = sorted(told, key=lambda t: (max(t.violation or 0, 0.0), -merit(study, t), t.number))
         options.setdefault("start", [list(t.weights) for t in best])
+    if any(option.name == "reference" for option in METHODS[search.method].options):
+        index = study.pool.names.index(study.reference)
+        options.setdefault("reference", single_weights(len(study.pool.names), index))
     return make_searcher(
         search.method,
         space=space_of(study),

@@ -120,6 +120,14 @@ def test_every_searcher_and_option_is_documented() -> None:
         assert [o.name for o in method.options if f"`{o.name}`" not in section] == []
 
 
+def test_the_searchers_are_listed(remelt: Run) -> None:
+    listed = remelt("study", "methods", "--json")
+    assert [one["method"] for one in listed.data] == list(METHODS)
+    assert listed.data[0]["options"]["sigma"]["default"] == 0.07
+    shown = remelt("study", "methods").out
+    assert all(name in shown for name in METHODS)
+
+
 def test_help_reads_like_a_story(remelt: Run) -> None:
     shown = remelt("--help")
     assert shown.code == 0

@@ -26,7 +26,16 @@ objectives: [macro, negative_flip_rate]
 search: {method: METHOD, space: affine, parallelism: PARALLEL, seed: 5, options: {OPTIONS}}
 budget: {trials: 11, finalists: 3}
 """
-METHODS = {"cma-es": "population: 4", "nsga-ii": "population: 4", "random": ""}
+METHODS = {
+    "cma-es": "population: 4",
+    "nsga-ii": "population: 4",
+    "nsga-iii": "population: 4",
+    "tpe": "population: 4",
+    "softmax": "",
+    "bcwi": "targets: 1",
+    "greedy": "",
+    "random": "",
+}
 
 
 def spec(method: str, parallelism: int) -> str:

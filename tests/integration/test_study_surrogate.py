@@ -1,4 +1,4 @@
-"""A study searched by the margin surrogate: learns from items in Postgres, says how well, replays."""
+"""A study searched by the margin surrogate: learns from stored items, says how well, replays."""
 
 from __future__ import annotations
 

@@ -151,6 +151,7 @@ class TestNewStudy:
         app = open_page("new_study")
         assert "The spec is valid" in texts(app)
         assert "6 checkpoints" in texts(app)
+        assert "**bcwi** pulls good candidates towards the reference" in texts(app)
 
     @pytest.mark.parametrize(
         ("old", "new", "parts"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import SpecRefused
-from services.spec import parse_spec
+from services.spec import SEARCHERS, parse_spec
 from services.studies.read import Flip, Metric
 from ui import flip_list, specs, words
 
@@ -124,6 +124,14 @@ class TestSpecs:
         spec = parse_spec(specs.example(POOLS, SUITES[:count]))
         assert spec.pool == "stories"
         assert {a.label for a in spec.axes} <= {"macro", "negative_flip_rate", "sst2", "prose"}
+
+    def test_every_method_is_offered_with_its_options(self) -> None:
+        said = specs.methods()
+        for name, kind in SEARCHERS.items():
+            assert f"- **{name}** {kind.summary}" in said
+            assert all(f"    - `{option.name}`" in said for option in kind.options)
+        assert "`sigma` (default 0.07): first standard deviation" in said
+        assert "`alphas` (default [0.25, 0.5, 0.75]): " in said
 
     @pytest.mark.parametrize(
         ("text", "field", "line"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from optim.search import METHODS
 from services.errors import SpecRefused
 from services.spec import Objective, StudySpec, load_spec, parse_spec
 
@@ -69,7 +70,11 @@ def test_the_box_of_a_space() -> None:
         ("pool: p\nsuites: [a]\n", "name: Field required"),
         (SMALL + "colour: red\n", "colour: unknown key.*spelling"),
         (SMALL + "search: {sede: 1}\n", "search.sede: unknown key"),
-        (SMALL + "search: {method: magic}\n", "search.method: .*cma-es"),
+        (
+            SMALL + "search: {method: magic}\n",
+            "search.method: unknown method; .* cma-es, .*magic",
+        ),
+        (SMALL + "search: {method: [cma-es]}\n", "search.method"),
         (SMALL + "search: {bounds: [1, 0]}\n", "search.bounds: the first bound must be below"),
         (SMALL + "search: {base: a}\n", "search: base belongs to the task space"),
         (SMALL + "search: {groups: rows}\n", "search.groups: write model, kinds, "),
@@ -115,3 +120,11 @@ def test_every_field_of_the_schema_is_described() -> None:
         if "description" not in field
     ]
     assert not bare
+
+
+def test_the_schema_lists_every_searcher() -> None:
+    schema = StudySpec.model_json_schema()["$defs"]["Search"]["properties"]["method"]
+    assert schema["enum"] == list(METHODS)
+    assert (schema["type"], schema["default"]) == ("string", "cma-es")
+    for name in METHODS:
+        assert parse_spec(SMALL + f"search: {{method: {name}}}\n").search.method == name

@@ -30,6 +30,8 @@ def main() -> None:
                 help="Checked when you leave the field or press Ctrl+Enter. All keys: "
                 "`remelt study schema`",
             )
+            with st.expander("Search methods and their options", icon=":material/tune:"):
+                st.markdown(specs.methods())
             pressed = st.button("Submit study", type="primary", icon=":material/rocket_launch:")
         with right:
             spec = _checked(text)

@@ -10,7 +10,7 @@ import click
 
 from services import noise
 from services.cli.output import interval, print_table
-from services.db import Database
+from services.db import Database, Row
 from services.studies import read
 from services.studies.propose import BASELINES, merit
 from services.studies.read import CandidateView
@@ -58,12 +58,32 @@ def print_front(database: Database, number: int) -> None:
     click.echo(f"study {number} ({study.name}): {study.state}, phase {study.phase}; {counts}")
     if study.failure:
         click.echo(f"failure: {study.failure}")
+    if summary["descents"]:
+        _print_descents(study, summary["descents"])
     found = latest(database, study)
     if not any(c.trial.told for c in found):
         click.echo("no results yet")
         return
     split = found[0].split
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
+
+
+def _print_descents(study: Study, descents: Sequence[Row]) -> None:
+    """How far each descent is, and what it has cost in item evaluations."""
+    lines = [
+        (
+            d["number"],
+            " ".join(f"{share:.2f}" for share in d["preference"]),
+            d["state"],
+            d["step"],
+            f"{d['cost']['loss']:.4f}" if d["cost"].get("loss") is not None else "–",
+            d["cost"].get("passes", "–"),
+            d["error"],
+        )
+        for d in descents
+    ]
+    columns = ["descent", "preference", "state", "steps", "loss", "item evaluations", "error"]
+    print_table(columns, lines, title=f"descents ({study.spec.search.method})")
 
 
 def print_candidates(

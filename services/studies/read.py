@@ -74,6 +74,7 @@ def study_summary(database: Database, study_id: int) -> Row:
     with database.transaction() as connection:
         found["counts"] = rows(connection, "read.counts", study=study_id)
         found["pace"] = row(connection, "read.pace", study=study_id)
+        found["descents"] = rows(connection, "descents.of_study", study=study_id)
     return found
 
 

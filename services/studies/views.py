@@ -230,8 +230,8 @@ def expected(study: Study, summary: Row) -> tuple[int, int]:
     asked = by_split.get("search", 0)
     if study.phase == "search":
         budget = study.spec.budget
-        total += max(0, budget.trials - summary["asked"]) + max(0, baselines - asked)
-        total += 2 * (baselines + min(budget.finalists, budget.trials))
+        total += max(0, summary["budget"] - summary["asked"]) + max(0, baselines - asked)
+        total += 2 * (baselines + min(budget.finalists, summary["budget"]))
     elif study.phase == "validation":
         total += by_split.get("validation", 0)
     return ended, total

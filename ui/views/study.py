@@ -21,6 +21,7 @@ def main() -> None:
         cards.title(shown, reading.candidates(shown, splits.best_open(shown)))
         found, split = front.draw(shown)
         table.draw(shown, found, split)
+        table.descents(shown)
         table.events(shown)
 
 

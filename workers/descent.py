@@ -5,6 +5,7 @@ Runs in the Celery process and therefore never imports torch.
 
 from __future__ import annotations
 
+import logging
 from threading import Event
 
 from services import descents
@@ -15,6 +16,7 @@ from services.settings import Settings
 from workers.engine.client import Aborted
 from workers.evaluation import EngineKeeper, Lease
 
+log = logging.getLogger(__name__)
 #: seconds of work that a crash may cost
 SAVE_SECONDS = 3.0
 
@@ -29,6 +31,8 @@ def run_descent(
     except IntegrityError as error:
         # stored items do not change back: another attempt cannot help
         raise BadInput(error.what, where=error.where, mend=error.mend) from error
+    if held.state is not None:
+        log.info("descent %s goes on at step %s", held.descent, held.state.step)
     lease = Lease(database, config, held, stopping, descents.renew)
     engine = keeper.with_pool(pool, lambda *_: lease.tick(0.0))
     found = engine.descend(

@@ -30,10 +30,10 @@ def coefficient_gradient(
     for start in range(0, gradient.numel(), rows * width):
         part = slice(start, start + rows * width)
         mine = gradient[part].float()
-        for number, parent in enumerate(parents):
-            value = parent[part].to(gradient.device, torch.float32)
-            if columns is None:
-                out[number, 0] += torch.dot(mine, value).double()
-            else:
-                out[number] += (mine * value).view(-1, columns).sum(0).double()
+        values = (parent[part].to(gradient.device, torch.float32) for parent in parents)
+        if columns is None:
+            found = torch.stack([torch.dot(mine, value) for value in values])[:, None]
+        else:
+            found = torch.stack([(mine * value).view(-1, columns).sum(0) for value in values])
+        out += found.double()
     return out

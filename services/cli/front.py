@@ -10,7 +10,7 @@ import click
 
 from services import noise
 from services.cli.output import interval, print_table
-from services.db import Database
+from services.db import Database, Row
 from services.studies import certainty, health, read
 from services.studies.propose import BASELINES, merit
 from services.studies.read import CandidateView, OpenSplit
@@ -76,6 +76,8 @@ def print_front(database: Database, number: int) -> None:
         click.echo(f"failure: {study.failure}")
     if study.spec.search.racing is not None:
         click.echo(_saved(read.racing_saved(database, number)))
+    if summary["descents"]:
+        _print_descents(study, summary["descents"])
     found = latest(database, study)
     if not any(c.trial.told for c in found):
         click.echo("no results yet")
@@ -92,6 +94,24 @@ def _saved(racing: dict[str, Any]) -> str:
     share = "" if racing["saved"] is None else f", {100 * racing['saved']:.0f} % saved"
     stopped = f"{racing['stopped']} of {racing['candidates']} candidates stopped early"
     return f"racing: {stopped}; {used} of {whole} items scored{share}"
+
+
+def _print_descents(study: Study, descents: Sequence[Row]) -> None:
+    """How far each descent is, and what it has cost in item evaluations."""
+    lines = [
+        (
+            d["number"],
+            " ".join(f"{share:.2f}" for share in d["preference"]),
+            d["state"],
+            d["step"],
+            f"{d['cost']['loss']:.4f}" if d["cost"].get("loss") is not None else "–",
+            d["cost"].get("passes", "–"),
+            d["error"],
+        )
+        for d in descents
+    ]
+    columns = ["descent", "preference", "state", "steps", "loss", "item evaluations", "error"]
+    print_table(columns, lines, title=f"descents ({study.spec.search.method})")
 
 
 def print_candidates(

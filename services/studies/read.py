@@ -81,10 +81,12 @@ def study_summary(database: Database, study_id: int) -> Row:
     with database.transaction() as connection:
         used = budget.spent(connection, study_id)
         searching = found["phase"] == "search"
-        found["left"] = budget.affordable(limits, used) if searching else 0
+        rest = found["budget"] - found["asked"]
+        found["left"] = min(budget.affordable(limits, used), rest) if searching else 0
         found["used"] = budget.used_text(limits, used)
         found["counts"] = rows(connection, "read.counts", study=study_id)
         found["pace"] = row(connection, "read.pace", study=study_id)
+        found["descents"] = rows(connection, "descents.of_study", study=study_id)
     return found
 
 

@@ -75,6 +75,26 @@ def _columns(shown: Snapshot) -> dict[str, Any]:
     return config
 
 
+def descents(shown: Snapshot) -> None:
+    """How far the descents of a search with gradients are; nothing for other methods."""
+    found = shown.summary["descents"]
+    if not found:
+        return
+    st.markdown("##### Descents")
+    frame = pd.DataFrame(
+        {
+            "descent": [d["number"] for d in found],
+            "preference": [" ".join(f"{x:.2f}" for x in d["preference"]) for d in found],
+            "state": [d["state"] for d in found],
+            "steps": [d["step"] for d in found],
+            "loss": [d["cost"].get("loss") for d in found],
+            "item evaluations": [d["cost"].get("passes") for d in found],
+            "error": [d["error"] or "" for d in found],
+        }
+    )
+    st.dataframe(frame, hide_index=True, width="stretch", alt="Descents of the study")
+
+
 def events(shown: Snapshot) -> None:
     """What happened, newest first, and what the submitter wrote."""
     left, right = st.columns(2, gap="large")

@@ -22,6 +22,7 @@ def main() -> None:
         cards.health(shown)
         found, split = front.draw(shown)
         table.draw(shown, found, split)
+        table.descents(shown)
         table.events(shown)
 
 

@@ -6,7 +6,8 @@ Pure text; checking a spec is done by `services.spec` and `services.studies.view
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 
@@ -24,14 +25,17 @@ objectives:                     # the axes of the front
 #   - {{metric: negative_flip_rate, suite: each, max: 0.05}}
 search:
   method: {method}              # one of the search methods listed below
-  space: affine                 # weights sum to 1; simplex: none negative
+  space: affine                 # weights sum to 1; simplex: none negative; task: around a base
+  # groups: {{layers: 4}}         # stretches of layers with weights of their own; or kinds
   parallelism: 8                # candidates handed out at a time
   # racing: {{}}                  # stop candidates early that are certainly no good
 budget:
   trials: 60                    # candidates; the baselines come on top
+  # item_evaluations: 100000    # or so many answers, baselines included
   finalists: 8                  # re-scored on validation and test
 # publish: {{to: store}}          # publish the chosen candidate at the end
 """
+_COMMENT = re.compile(r"\s#.*$")
 #: suites in the example at most
 MOST_SUITES = 8
 
@@ -81,6 +85,51 @@ def _aligned(line: str) -> str:
     """Comments behind values start in one column."""
     value, sep, comment = line.partition("  #")
     return f"{value.rstrip():<26}  #{comment}" if sep and value.strip() else line
+
+
+def with_values(text: str, section: str, values: Mapping[str, Any]) -> str:
+    """A spec's text with some keys of a section set, and those whose value is None taken out.
+
+    Everything else stays as it is written, comments too. Raises yaml.YAMLError for text that is no
+    YAML mapping.
+    """
+    for key, value in values.items():
+        text = _with_value(text, section, key, value)
+    return text
+
+
+def _with_value(text: str, section: str, key: str, value: Any) -> str:
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        raise yaml.YAMLError("the spec is no mapping")
+    node = next((v for k, v in root.value if k.value == section), None)
+    new = "" if value is None else f"{key}: {_flow(value)}"
+    if not isinstance(node, yaml.MappingNode):
+        return f"{text.rstrip()}\n{section}:\n  {new}\n" if new else text
+    if node.flow_style:
+        data = yaml.safe_load(text)[section] | {key: value}
+        data = {k: v for k, v in data.items() if v is not None}
+        return text[: node.start_mark.index] + _flow(data) + text[node.end_mark.index :]
+    lines = text.splitlines()
+    indent = " " * node.start_mark.column
+    found = next(((k, v) for k, v in node.value if k.value == key), None)
+    if found is None:
+        at = node.start_mark.line
+        lines[at:at] = [indent + new] if new else []
+        return "\n".join(lines) + "\n"
+    first, last = found[0].start_mark.line, found[1].end_mark
+    # a block ends where the next key begins, anything else on a line of its own
+    end = last.line if last.line > first and last.column <= len(indent) else last.line + 1
+    comment = _COMMENT.search(lines[first]) if end == first + 1 else None
+    line = indent + new + (f"  {comment[0].strip()}" if comment else "")
+    lines[first:end] = [_aligned(line)] if new else []
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """A value on one line, without YAML's end of document."""
+    dumped = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    return dumped.removesuffix("...\n").strip()
 
 
 def field_of(where: str) -> str:

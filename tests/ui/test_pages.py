@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from services import noise, registry
 from services.cli import front
 from services.db import Database
+from services.spec import Groups, parse_spec
 from services.studies import read, sealed
 from services.studies.propose import merit
 from services.studies.read import CandidateView
@@ -171,6 +172,31 @@ class TestNewStudy:
         said = str(app.error[0].value).replace("\\", "")
         assert all(part in said for part in parts), said
         assert len(read.list_studies(study_with_results.database)) == 2
+
+    def test_fields_write_into_the_spec(self, study_with_results: Any) -> None:
+        app = open_page("new_study")
+        app.selectbox(key="f-space").select("task")
+        app.selectbox(key="f-base").select("everything")
+        app.toggle(key="f-kinds").set_value(True)
+        app.toggle(key="f-reuse").set_value(True)
+        app.number_input(key="f-high").set_value(0.8)
+        app.number_input(key="f-low").set_value(0.0)
+        app.number_input(key="f-items").set_value(9000)
+        app.number_input(key="f-trials").set_value(25)
+        press(app, "Write into the spec")
+        assert not app.exception
+        text = app.text_area[0].value
+        assert "# candidates; the baselines come on top" in text
+        spec = parse_spec(text)
+        assert (spec.search.space, spec.search.base) == ("task", "everything")
+        assert (spec.search.bounds, spec.search.reuse) == ((0.0, 0.8), True)
+        assert spec.search.groups == Groups(kinds=True)
+        assert (spec.budget.trials, spec.budget.item_evaluations) == (25, 9000)
+        said = texts(app)
+        assert "15 free weights in 3 groups of tensors in the task space" in said
+        press(app, "Submit study")
+        newest = read.list_studies(study_with_results.database)[0]["id"]
+        assert read.get_study(study_with_results.database, newest).spec == spec
 
     def test_submitting_makes_a_study(self, study_with_results: Any) -> None:
         app = open_page("new_study")

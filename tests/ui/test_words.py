@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,3 +157,39 @@ class TestSpecs:
             parse_spec("name: a\npool: [p\n")
         assert specs.yaml_line(refused.value.where) is not None
         assert specs.line_of("name: a\npool: [p\n", "pool") is None
+
+    @given(
+        base=st.sampled_from(
+            [
+                "name: a\n",
+                "name: a\nsearch: {method: random, seed: 3}\npool: p\n",
+                "search:\n  seed: 3  # fix\n  groups:\n    layers: 2\n    kinds: true\npool: p\n",
+                "search:\n  # why\n  bounds: [0, 1]\n  space: task\n\n# end\nbudget: {}\n",
+                "pool: p\nsearch:\n    space: affine  # wide\n    seed: 1\n",
+                "search:\n  groups:\n  - 1\n  - 2\n  seed: 1\n",
+            ]
+        ),
+        values=st.dictionaries(
+            st.sampled_from(["space", "bounds", "groups", "seed", "reuse"]),
+            st.sampled_from([None, "simplex", [-0.5, 2], {"layers": 4, "kinds": True}, True, 7]),
+            max_size=5,
+        ),
+    )
+    def test_keys_are_written_and_the_rest_stays(self, base: str, values: dict[str, Any]) -> None:
+        found = specs.with_values(base, "search", values)
+        before, after = yaml.safe_load(base), yaml.safe_load(found)
+        wanted = {**(before.get("search") or {}), **values}
+        kept = {key: value for key, value in wanted.items() if value is not None}
+        assert (after.pop("search", None) or {}) == kept
+        before.pop("search", None)
+        assert after == before
+        for line in base.splitlines():
+            if line.lstrip().startswith("#") or line.startswith("pool"):
+                assert line in found.splitlines()
+        if "# wide" in base and values.get("space"):
+            assert "# wide" in found
+
+    def test_a_spec_that_is_no_mapping_is_refused(self) -> None:
+        for text in ("- a\n", "a: [\n", ""):
+            with pytest.raises(yaml.YAMLError):
+                specs.with_values(text, "search", {"seed": 1})

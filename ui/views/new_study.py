@@ -8,7 +8,7 @@ from services.errors import RemeltError, SpecRefused
 from services.spec import StudySpec, parse_spec
 from services.studies import views
 from services.studies.submit import submit
-from ui import badges, guard, reading, specs, words
+from ui import badges, guard, reading, spec_form, specs, words
 
 
 def main() -> None:
@@ -21,11 +21,14 @@ def main() -> None:
             return
         left, right = st.columns([3, 2], gap="large")
         with left:
+            # no default of the widget: the fields set it too
+            spec_form.draw(
+                st.session_state.setdefault(spec_form.TEXT, specs.example(pools, suites))
+            )
             text = st.text_area(
                 "Spec (YAML)",
-                specs.example(pools, suites),
                 height=470,
-                key="spec",
+                key=spec_form.TEXT,
                 persist_state="session",
                 help="Checked when you leave the field or press Ctrl+Enter. All keys: "
                 "`remelt study schema`",
@@ -98,16 +101,17 @@ def _show_preflight(spec: StudySpec, found: views.Preflight) -> None:
         height="content",
         alt="Items of every suite by split",
     )
-    trials = spec.budget.trials
+    groups = f" in {found.groups} groups of tensors" if found.groups > 1 else ""
     st.markdown(
         f"- pool **{words.plain(spec.pool)}**: {found.checkpoints} checkpoints of "
         f"{words.large(found.parameters)} parameters, reference "
         f"**{words.plain(found.reference)}**\n"
+        f"- {found.free} free weights{groups} in the {spec.search.space} space\n"
         f"- {words.count(found.items_per_candidate)} item evaluations per candidate on the search "
         f"split\n"
         f"- search: {found.baselines} baselines, up to {found.greedy} greedy soups and "
-        f"{words.count(trials)} candidates = at most **{words.large(found.items_search)}** item "
-        f"evaluations\n"
+        f"at most {words.count(found.candidates)} candidates = at most "
+        f"**{words.large(found.items_search)}** item evaluations\n"
         f"- finals: at most {words.large(found.items_finals)} more on validation and test"
     )
     smallest = min((s for s in found.suites if s[1] != "text"), key=lambda s: s[2], default=None)

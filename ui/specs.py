@@ -24,7 +24,7 @@ objectives:                     # the axes of the front
 # constraints:
 #   - {{metric: negative_flip_rate, suite: each, max: 0.05}}
 search:
-  method: {method}              # one of the search methods listed below
+  method: margin-surrogate      # one of the search methods listed below
   space: affine                 # weights sum to 1; simplex: none negative; task: around a base
   # groups: {{layers: 4}}         # stretches of layers with weights of their own; or kinds
   parallelism: 8                # candidates handed out at a time
@@ -45,18 +45,17 @@ def example(pools: Sequence[Row], suites: Sequence[Row]) -> str:
     scored = [s["name"] for s in suites if s["form"] != "text"]
     names = (scored + [s["name"] for s in suites if s["form"] == "text"])[:MOST_SUITES]
     if len(scored) > 1:
-        objectives, method = ["macro", "negative_flip_rate"], "nsga-ii"
+        objectives = ["macro", "negative_flip_rate"]
     elif scored:
-        objectives, method = [scored[0], "negative_flip_rate"], "nsga-ii"
+        objectives = [scored[0], "negative_flip_rate"]
     else:
-        objectives, method = names[:1], "cma-es"
+        objectives = names[:1]
     pool = pools[-1] if pools else {"name": "my-pool", "reference": "deployed"}
     text = EXAMPLE.format(
         pool=pool["name"],
         reference=pool["reference"],
         suites=", ".join(names or ["my-suite"]),
         objectives="\n".join(f"  - {name}" for name in objectives or ["my-suite"]),
-        method=method,
     )
     return "\n".join(_aligned(line) for line in text.splitlines()) + "\n"
 

@@ -151,7 +151,7 @@ def make_spec(
             "pool": pool.name,
             "suites": [suite.name for suite in suites],
             "objectives": ["macro", "negative_flip_rate"] if len(scored) > 1 else scored,
-            "search": {"method": "cma-es", "space": "affine", "seed": options.seed},
+            "search": {"space": "affine", "seed": options.seed},
             "budget": {"trials": options.trials, "finalists": 8},
             "publish": {"to": "store"},
         }

@@ -27,6 +27,8 @@ search: {method: METHOD, space: affine, parallelism: PARALLEL, seed: 5, options:
 budget: {trials: 11, finalists: 3}
 """
 METHODS = {
+    "margin-surrogate": "population: 4",
+    "metric-surrogate": "population: 4",
     "cma-es": "population: 4",
     "nsga-ii": "population: 4",
     "nsga-iii": "population: 4",

@@ -195,7 +195,7 @@ def test_a_bad_spec_gets_its_message_and_a_good_one_a_study(
     page: Page, address: str, study_with_results: Any
 ) -> None:
     page.goto(f"{address}/new")
-    write_spec(page, "nsga-ii ", "hill-climbing ")
+    write_spec(page, "margin-surrogate ", "hill-climbing ")
     page.get_by_role("button", name="Submit study").click()
     alert = page.get_by_role("alert").filter(has_text="search.method")
     expect(alert).to_contain_text("Line ")

@@ -157,7 +157,7 @@ class TestNewStudy:
     @pytest.mark.parametrize(
         ("old", "new", "parts"),
         [
-            ("nsga-ii ", "hill-climbing ", ["search.method", "Line "]),
+            ("margin-surrogate ", "hill-climbing ", ["search.method", "Line "]),
             ("pool: letters", "pool: other", ["pool", "letters"]),
             ("trials: 60", "trials: none", ["budget.trials", "Line "]),
             ("budget:", "budge:", ["budge", "unknown key"]),

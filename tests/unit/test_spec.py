@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from optim.search import METHODS
 from services.errors import SpecRefused
-from services.spec import Objective, StudySpec, load_spec, parse_spec
+from services.spec import METHODS, Objective, StudySpec, load_spec, parse_spec
 
 SMALL = "name: s\npool: p\nsuites: [a, b]\n"
 
 
 def test_defaults_are_enough() -> None:
     spec = parse_spec(SMALL)
-    assert spec.search.method == "cma-es"
+    assert spec.search.method == "margin-surrogate"
     assert spec.search.box == (-0.5, 1.5)
     assert [axis.label for axis in spec.axes] == ["a", "b"]
     assert spec.budget.trials == 100
@@ -125,6 +124,6 @@ def test_every_field_of_the_schema_is_described() -> None:
 def test_the_schema_lists_every_searcher() -> None:
     schema = StudySpec.model_json_schema()["$defs"]["Search"]["properties"]["method"]
     assert schema["enum"] == list(METHODS)
-    assert (schema["type"], schema["default"]) == ("string", "cma-es")
+    assert (schema["type"], schema["default"]) == ("string", "margin-surrogate")
     for name in METHODS:
         assert parse_spec(SMALL + f"search: {{method: {name}}}\n").search.method == name

@@ -4,7 +4,9 @@ The margin of an item is its suite's skill at w, plus an own part, plus a tilt a
 linear in w less a penalty on distance, so scores saturate. A searcher sees 250 items a suite;
 what it found is scored on 4,000 others. Baselines (every parent, the uniform soup) come first.
 
-    python -m bench.searchers [--pools N] [--trials N] [--out FILE] [METHOD[:OPTION=VALUE] ...]
+    python bench/searchers.py [METHOD[:OPTION=VALUE] ...] [--pools N] [--trials N] [--cases ...]
+
+Prints a table in Markdown: means over the pools and their standard errors.
 """
 
 from __future__ import annotations
@@ -13,12 +15,10 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import yaml
 
-from bench.rows import Rows
 from optim.pareto import hypervolume, ranks
 from optim.search import METHODS, Observation, make_searcher, quality
 from optim.search.baselines import single_weights, uniform
@@ -124,34 +124,36 @@ def main() -> None:
     parser.add_argument("--pools", type=int, default=20)
     parser.add_argument("--trials", type=int, default=110)
     parser.add_argument("--cases", nargs="*", default=CASES)
-    parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    rows = Rows("searchers")
     made = [pools(seed) for seed in range(asked.pools)]
     spaces = {"simplex": Space.simplex(PARENTS), "affine": Space.affine(PARENTS)}
-    for case in asked.cases:
-        for label, space in spaces.items():
-            for name in asked.methods:
-                method, _, text = name.partition(":")
-                options = dict(pair.split("=") for pair in text.split(",") if pair)
-                options = {key: yaml.safe_load(value) for key, value in options.items()}
-                began, found, used = time.process_time(), [], []
-                for seen, truth in made:
-                    tried = search(method, options, seen, space, case, asked.trials)
-                    found.append(worth(tried, truth, case))
-                    used.append(len(tried) - PARENTS - 1)
-                ok = np.array(found)[np.isfinite(found)]
-                rows.add(
-                    f"{case}, {label}, {name}",
-                    float(ok.mean()),
-                    "hypervolume" if case in CASES[2:] else "macro",
-                    note=f"standard error {ok.std(ddof=1) / len(ok) ** 0.5:.4f}; "
-                    f"{len(ok)} of {len(found)} keep the constraint; {np.mean(used):.0f} trials; "
-                    f"{(time.process_time() - began) / len(made):.1f} s of CPU a search",
+    heads = [f"{case}, {label}" for case in asked.cases for label in spaces]
+    print(f"| method | {' | '.join(heads)} | trials | s a search |")
+    print(f"|---|{'---|' * (len(heads) + 2)}", flush=True)
+    for name in asked.methods:
+        method, _, text = name.partition(":")
+        options = dict(pair.split("=") for pair in text.split(",") if pair)
+        options = {key: yaml.safe_load(value) for key, value in options.items()}
+        began, cells, used = time.process_time(), [], []
+        for case in asked.cases:
+            for space in spaces.values():
+                tried = [
+                    search(method, options, seen, space, case, asked.trials) for seen, _ in made
+                ]
+                used += [len(rows) - PARENTS - 1 for rows in tried]
+                cells.append(
+                    cell([worth(r, t, case) for r, (_, t) in zip(tried, made, strict=True)])
                 )
-                print("   ", rows.rows[-1]["note"])
-    if asked.out:
-        rows.write(asked.out)
+        seconds = (time.process_time() - began) / len(used)
+        trials = f"{min(used)}–{max(used)}" if min(used) < max(used) else f"{used[0]}"
+        print(f"| {name} | {' | '.join(cells)} | {trials} | {seconds:.2f} |", flush=True)
+
+
+def cell(found: Sequence[float]) -> str:
+    """Mean and standard error of the searches that kept the constraint, and how many did not."""
+    kept = np.array(found)[np.isfinite(found)]
+    lost = f", {len(found) - len(kept)} lost" if len(kept) < len(found) else ""
+    return f"{kept.mean():.4f} ± {kept.std(ddof=1) / len(kept) ** 0.5:.4f}{lost}"
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ MOST_AXES = 32
 MARGIN = 0.1
 #: Gaussian processes: points looked at in a round, how many of them lead to the next, and the
 #: standard deviations of the steps from them, in units of a weight
-CANDIDATES, LEADERS, STEPS = 512, 16, (0.1, 0.05, 0.02, 0.01)
+CANDIDATES, LEADERS, STEPS = 192, 8, (0.1, 0.05, 0.02, 0.01)
 #: a basis vector shorter than this, before it is made a unit one, is a mix of earlier ones
 DEPENDENT = 1e-6
 

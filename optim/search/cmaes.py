@@ -1,4 +1,5 @@
-"""CMA-ES on a scalar of the objectives: the search of the recycling paper (2412.04144).
+"""CMA-ES on one scalar of the objectives or several: the search of the recycling paper
+(2412.04144).
 
 The choices that the paper leaves open are stated in `CmaEs`. It must stay replayable: the random
 numbers of a generation depend on the seed and on the generation's number alone.
@@ -62,6 +63,12 @@ class CmaEs(Generational[_State]):
     - Start: the better half of the `start` points, recombined with CMA-ES's own log-rank shares,
       else the uniform soup.
     - Population 4 + ⌊3 ln n⌋: 12 for a pool of 16.
+    - More than 100 free weights have a diagonal covariance (Ros & Hansen 2008), in the same
+      coordinates: going on after 1,000 trials of 16 parents in 32 groups takes .15 s of CPU.
+    - Weights whose result is known are drawn again; the new point is told instead.
+    - `scalar: chebyshev`: one descent per direction, in turns of a generation. Its scalar is in
+      units of the front found so far, its start the best known results in that direction, with
+      the same recombination. Restarts keep the direction.
     - A run whose generation spreads less than `tolerance` on every weight has converged: the
       next starts from a random point with twice the population (Auger & Hansen 2005).
 

@@ -33,9 +33,7 @@ METHODS = {
     "nsga-ii": "population: 4",
     "nsga-iii": "population: 4",
     "tpe": "population: 4",
-    "softmax": "",
     "bcwi": "targets: 1",
-    "greedy": "",
     "random": "",
 }
 

@@ -24,12 +24,12 @@ objectives:                     # the axes of the front
 #   - {{metric: negative_flip_rate, suite: each, max: 0.05}}
 search:
   method: {method}              # cma-es, nsga-ii or random
-  space: affine                 # weights sum to 1; simplex: none negative; task: around a base
-  # groups: {{layers: 4}}         # stretches of layers with weights of their own; or kinds
+  space: affine                 # or simplex (none negative), or task
+  # groups: {{layers: 4}}       # stretches of layers apart; or kinds
   parallelism: 8                # candidates handed out at a time
 budget:
   trials: 60                    # candidates; the baselines come on top
-  # item_evaluations: 100000    # or so many answers, baselines included
+  # item_evaluations: 200000  # or so many answers, baselines too
   finalists: 8                  # re-scored on validation and test
 # publish: {{to: store}}          # publish the chosen candidate at the end
 """

@@ -16,9 +16,9 @@ from ui import reading, specs
 TEXT = "spec"
 REFERENCE = "the reference"
 SPACES = {
-    "affine": "within bounds, negative too",
+    "affine": "within bounds",
     "simplex": "none negative",
-    "task": "a base and differences from it",
+    "task": "around a base",
 }
 
 
@@ -55,7 +55,7 @@ def _members(spec: StudySpec | None) -> list[str]:
 
 
 def _space(search: Search, members: list[str]) -> None:
-    space, base, low, high = st.columns(4)
+    space, base, low, high = st.columns([4, 3, 2, 2])
     space.selectbox(
         "Space",
         list(SPACES),

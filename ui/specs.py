@@ -24,14 +24,14 @@ objectives:                     # the axes of the front
 # constraints:
 #   - {{metric: negative_flip_rate, suite: each, max: 0.05}}
 search:
-  method: margin-surrogate      # one of the search methods listed below
-  space: affine                 # weights sum to 1; simplex: none negative; task: around a base
-  # groups: {{layers: 4}}         # stretches of layers with weights of their own; or kinds
+  method: margin-surrogate      # one of those listed below
+  space: affine                 # or simplex (none negative), or task
+  # groups: {{layers: 4}}       # stretches of layers apart; or kinds
   parallelism: 8                # candidates handed out at a time
   # racing: {{}}                  # stop candidates early that are certainly no good
 budget:
   trials: 60                    # candidates; the baselines come on top
-  # item_evaluations: 100000    # or so many answers, baselines included
+  # item_evaluations: 200000  # or so many answers, baselines too
   finalists: 8                  # re-scored on validation and test
 # publish: {{to: store}}          # publish the chosen candidate at the end
 """

@@ -94,7 +94,8 @@ class Searcher(ABC):
         question: Question | None = None,
         known: Sequence[Observation] = (),
     ) -> None:
-        """`known`: complete results that this search did not suggest (baselines, earlier studies);
+        """`known`: complete results that this search did not suggest: baselines, which may lie
+        outside of the bounds, and points of the space that earlier studies found, newest first;
         like everything else here they never change during a study."""
         if space.n < 2:
             raise ValueError(f"space.n: {space.n} parent leaves nothing to search")

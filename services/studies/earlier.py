@@ -18,7 +18,7 @@ from services.studies.record import (
     load_study,
     predictions_of,
 )
-from services.studies.space import make_recipe, space_of
+from services.studies.space import cut, make_recipe, space_of
 from services.studies.tell import measure, objective_values, violation
 
 #: the newest results that a study starts from
@@ -74,8 +74,9 @@ def _is_point(study: Study, space: Space, weights: Sequence[float], digest: str)
 
 
 def _point(space: Space, weights: Sequence[float]) -> tuple[float, ...]:
-    """Weights of whole models are the same in every group."""
-    return space.repeated(weights) if len(weights) == space.n else tuple(weights)
+    """Weights as this space writes them: those of whole models are the same in every group."""
+    rows = cut(weights, space.n)
+    return space.repeated(rows[0]) if len(set(rows)) == 1 else tuple(weights)
 
 
 def tell(connection: Connection, study: Study, trials: Sequence[Trial]) -> None:

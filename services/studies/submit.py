@@ -85,18 +85,17 @@ def check_pool(spec: StudySpec, pool: registry.Pool) -> str:
 
 def check_budget(spec: StudySpec, pool: registry.Pool, items_each: int) -> int:
     """How many candidates the budget pays for after the baselines, at most. Raises SpecRefused
-    when there are none."""
-    baselines = len(pool.members) + 1
+    when it might not pay for one: baselines and greedy soups are evaluated in any case."""
+    baselines, greedy = len(pool.members) + 1, len(pool.members) - 1
     used = Spent(trials=0, open=baselines, items=0, items_each=items_each, seconds=0.0)
-    found = affordable(spec.budget, used)
-    if found < 1:
+    if affordable(spec.budget, used, reserved=greedy) < 1:
         raise SpecRefused(
-            f"{spec.budget.item_evaluations} does not pay for {baselines} baselines and one "
-            f"candidate of {items_each} items",
+            f"{spec.budget.item_evaluations} does not pay for {baselines} baselines, up to "
+            f"{greedy} greedy soups and one candidate, of {items_each} items each",
             where="spec: budget.item_evaluations",
-            mend=f"At least {(baselines + 1) * items_each}, or fewer suites",
+            mend=f"At least {(baselines + greedy + 1) * items_each}, or fewer suites",
         )
-    return found
+    return affordable(spec.budget, used)
 
 
 def check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:

@@ -118,7 +118,7 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
     candidates = check_budget(spec, pool, searched)
     items = searched * (baselines + greedy + candidates)
     if spec.budget.item_evaluations is not None:
-        items = min(items, max(spec.budget.item_evaluations, searched * (baselines + greedy)))
+        items = min(items, spec.budget.item_evaluations)
     return Preflight(
         checkpoints=members,
         parameters=pool.members[0].parameters,

@@ -82,10 +82,16 @@ def test_the_preflight_knows_the_budget(driver: Driver) -> None:
 
 
 def test_a_budget_that_does_not_pay_for_one_candidate_is_refused(driver: Driver) -> None:
-    with pytest.raises(SpecRefused, match=r"item_evaluations: 100 does not pay for 5 baselines"):
-        driver.submit(spec(100))
-    with pytest.raises(SpecRefused, match=r"budget\.item_evaluations"):
-        views.preflight(driver.database, parse_spec(spec(100)))
+    each = views.preflight(driver.database, parse_spec(spec(10_000))).items_per_candidate
+    message = rf"item_evaluations: {9 * each - 1} does not pay for 5 baselines, up to 3 greedy"
+    for use in (driver.submit, lambda text: views.preflight(driver.database, parse_spec(text))):
+        with pytest.raises(SpecRefused, match=message):
+            use(spec(9 * each - 1))
+    # the least that is accepted is never passed, however long the greedy soup gets
+    number = driver.submit(spec(9 * each))
+    driver.run(number)
+    assert 6 * each <= scored(driver, number) <= 9 * each
+    assert any(t.role == "search" for t in driver.trials(number))
 
 
 def test_time_that_is_up_ends_the_search(driver: Driver) -> None:

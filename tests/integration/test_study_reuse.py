@@ -143,8 +143,15 @@ def test_only_points_of_the_space_are_used(driver: Driver) -> None:
     assert found
     assert all(len(one.weights) == 12 for one in found)
     plain = driver.submit(OTHER)
-    of_groups = {t.id for t in driver.trials(grouped) if t.role == "search"}
-    assert not of_groups & set(chosen(driver, plain))
+    trials = driver.trials(grouped)
+    kept = chosen(driver, plain)
+    assert not {t.id for t in trials if t.role == "search"} & set(kept)
+    # soups have equal rows, and are newer there
+    assert {t.id for t in trials if t.role == "greedy" and t.told} <= set(kept)
+    with driver.database.transaction() as connection:
+        driver.run(plain)
+        found = earlier.load(connection, driver.study(plain))
+    assert all(len(one.weights) == 4 for one in found)
 
 
 @pytest.mark.parametrize(

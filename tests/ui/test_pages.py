@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import streamlit as st
+import yaml
 from psycopg.types.json import Jsonb
 from streamlit.testing.v1 import AppTest
 
+from optim.recipe import Recipe
 from services import noise, registry
 from services.cli import front
 from services.db import Database
@@ -18,6 +21,8 @@ from services.spec import Groups, parse_spec
 from services.studies import read, sealed
 from services.studies.propose import merit
 from services.studies.read import CandidateView
+from services.studies.space import make_recipe
+from ui import tables
 
 APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
 SECONDS = 60
@@ -131,6 +136,37 @@ class TestHealth:
         said = texts(open_page("study", study=1))
         assert "stands at the edge of the space" in said
         assert "Widen search.bounds" in said
+
+
+class TestGroups:
+    def test_a_grouped_candidate_shows_every_group_and_its_own_recipe(
+        self, study_with_results: Any
+    ) -> None:
+        """One trial's weights and recipe, as a study of groups would have written them."""
+        database, number = study_with_results.database, 10
+        with database.transaction() as connection:
+            connection.execute(
+                "UPDATE study SET spec = jsonb_set(spec, '{search,groups}', '{\"kinds\": true}') "
+                "WHERE id = 1"
+            )
+        study = read.get_study(database, 1)
+        weights = [w for row in (0.5, 0.25, 1.0) for w in (row, 1 - row, 0.0, 0.0, 0.0, 0.0)]
+        recipe = make_recipe(study.spec.search, study.pool, weights)
+        with database.transaction() as connection:
+            connection.execute(
+                "UPDATE trial SET weights = %s, recipe = %s WHERE study_id = 1 AND number = %s",
+                (weights, Jsonb(recipe.to_dict()), number),
+            )
+        app = open_page("candidate", study=1, trial=number)
+        said = texts(app)
+        assert "groups by layer or module kind, which mergekit cannot do" in said
+        (written,) = [code.value for code in app.code if "parents:" in code.value]
+        assert Recipe.from_dict(yaml.safe_load(written)) == recipe
+        heat = json.loads(app.get("plotly_chart")[0].proto.spec)["data"][0]
+        assert heat["x"] == ["attention", "mlp", "the rest"]
+        frame = tables.trial_frame(study, read.candidates(database, study))
+        assert any("(mean of 3 groups)" in text for text in frame["weights"])
+        open_page("study", study=1)
 
 
 class TestStudies:

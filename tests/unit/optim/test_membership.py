@@ -80,11 +80,9 @@ def tables_of(
 
 OBJECTIVES = ["a", "t", "macro", "negative_flip_rate", "churn:b", "positive_flip_rate:a",
               "inconsistency"]  # fmt: skip
-LIMITS = st.fixed_dictionaries(
-    {"confidence": st.sampled_from([None, 0.8, 0.95])},
-    optional={},
-).flatmap(
-    lambda base: st.sampled_from(
+LIMITS = st.builds(
+    lambda limit, confidence: {**limit, "confidence": confidence},
+    st.sampled_from(
         [
             {"metric": "negative_flip_rate", "suite": "each", "max": 0.2},
             {"metric": "churn", "max": 0.3},
@@ -93,7 +91,8 @@ LIMITS = st.fixed_dictionaries(
             {"metric": "macro", "min": 0.5},
             {"metric": "inconsistency", "suite": "b", "max": 0.1},
         ]
-    ).map(lambda rest: {**rest, **base})
+    ),
+    st.sampled_from([None, 0.8, 0.95]),
 )
 
 

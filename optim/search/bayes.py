@@ -66,7 +66,8 @@ class _Modelled(Generational[tuple[Observation, ...]]):
         """Optuna's sampler, new."""
 
     def _begin(self) -> tuple[Observation, ...]:
-        return self.within
+        # the newest of what is known stand first, those of a search last
+        return self.within[::-1]
 
     def _size(self, learnt: tuple[Observation, ...]) -> int:
         return int(self.settings["population"])
@@ -154,7 +155,12 @@ class _Modelled(Generational[tuple[Observation, ...]]):
 
 class Tpe(_Modelled):
     """Tree-structured Parzen estimator (Bergstra et al. 2011; several objectives and constraints
-    as in Ozaki et al. 2022 and Watanabe & Hutter 2211.14411)."""
+    as in Ozaki et al. 2022 and Watanabe & Hutter 2211.14411), multivariate.
+
+    Measured on the pools of bench/searchers.py (10, 110 trials, macro average in the affine box):
+    looking for weights in [−0.1, 1.1] .6444, in [0, 1] .6296, in [−0.25, 1.25] .6386, in all of
+    [−0.5, 1.5] .6270; each coordinate by itself (Optuna's default for several objectives) .6263.
+    """
 
     name: ClassVar[str] = "tpe"
     summary: ClassVar[str] = "draws from where good results were dense and bad ones rare"
@@ -169,6 +175,7 @@ class Tpe(_Modelled):
         ),
         START,
     )
+    #: 1,000 trials of 16 parents: .25 s of CPU, with 32 groups the same
     _most: ClassVar[int] = 300
 
     def _sampler(self, rows: Sequence[Observation], seed: int) -> BaseSampler:
@@ -180,7 +187,12 @@ class Tpe(_Modelled):
 class Gp(_Modelled):
     """Gaussian processes, one per objective and one for the violation; the next point is where
     the expected gain of hypervolume (one objective: of the value) times the probability of being
-    feasible is largest (Ament et al. 2310.20708, Daulton et al. 2006.05078)."""
+    feasible is largest (Ament et al. 2310.20708, Daulton et al. 2006.05078).
+
+    That point is looked for in the space. Optuna's own search in the box around it had its points
+    projected onto few faces and asked for them again and again: 60 s of CPU for 40 trials on the
+    simplex of 12 parents where this takes 1.5 s and finds more (.6442 for .6346).
+    """
 
     name: ClassVar[str] = "gp"
     summary: ClassVar[str] = "fits smooth surfaces to few results; the most thought per candidate"
@@ -195,6 +207,7 @@ class Gp(_Modelled):
         ),
         START,
     )
+    #: 1,000 trials of 16 parents and 3 objectives: 5 s of CPU for 4 points, two of them imports
     _most: ClassVar[int] = 100
 
     def _sampler(self, rows: Sequence[Observation], seed: int) -> BaseSampler:

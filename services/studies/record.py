@@ -12,7 +12,7 @@ from optim.predictions import Form, Predictions
 from services import registry
 from services.db import Connection, row, rows
 from services.errors import NotFound
-from services.predictions import unpack
+from services.predictions import Seen, unpack, unpack_seen
 from services.spec import METRICS, StudySpec, spec_from_dict
 
 Split = Literal["search", "validation", "test"]
@@ -166,4 +166,13 @@ def load_predictions(
         by_id[r["suite_id"]].name: unpack(by_id[r["suite_id"]].form, r)
         for r in found
         if r["suite_id"] in by_id
+    }
+
+
+def load_seen(connection: Connection, study: Study, trial_id: int) -> dict[str, Seen]:
+    """What was scored of the suites that a stopped trial did not finish, by suite name."""
+    by_id = {suite.id: suite for suite in study.suites}
+    return {
+        by_id[r["suite_id"]].name: unpack_seen(by_id[r["suite_id"]].form, r)
+        for r in rows(connection, "studies.seen_predictions", trial=trial_id)
     }

@@ -11,13 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from optim.predictions import Predictions, items_digest
+from optim.predictions import MARGIN_MAX, Predictions, items_digest
 from services.errors import EngineFailed
 from services.suites import Suite
 from workers.engine.channel import Message
-
-#: largest finite float16
-MARGIN_MAX = 65504
 
 
 @dataclass(frozen=True, kw_only=True)

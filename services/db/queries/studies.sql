@@ -100,6 +100,9 @@ INSERT INTO evaluation (trial_id, split) VALUES (%(trial)s, %(split)s) RETURNING
 SELECT p.* FROM prediction p
 WHERE p.trial_id = %(trial)s AND p.split = %(split)s
 
+-- name: seen_predictions
+SELECT s.* FROM seen_prediction s WHERE s.trial_id = %(trial)s
+
 -- name: tell
 -- Written once: a second telling finds no row.
 UPDATE evaluation

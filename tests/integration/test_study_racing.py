@@ -21,6 +21,7 @@ from services.studies.export import export_study
 from services.studies.record import Study, load_predictions, load_seen, load_trials
 from services.suites import parse_suite
 from services.sweep import sweep
+from tests.plugins.shuffled import Shuffled
 from workers.engine.client import Stopped
 from workers.engine.results import SuiteResult
 from workers.evaluation import EngineKeeper
@@ -262,7 +263,7 @@ def test_blocks_in_any_order_give_the_answers_of_whole_suites(
     for weights in ((0.4, 0.3, 0.2, 0.1), (1.5, -0.5, 0.3, -0.3), (0.25,) * 4):
         recipe = Recipe(parents=tuple(pool.digests), weights=weights, dtype=pool.dtype)
         found: list[dict[str, SuiteResult]] = []
-        watchers = [None, Watcher(1), Watcher(2), Watcher(1)]
+        watchers = [None, *(Shuffled(seed, ("easy", "say")) for seed in (1, 2, 1))]
         for watcher in watchers:
             one: dict[str, SuiteResult] = {}
             engine.evaluate(
@@ -287,26 +288,5 @@ def test_blocks_in_any_order_give_the_answers_of_whole_suites(
         assert sorted(one.drawn) == sorted(two.drawn)
         assert len(one.drawn) >= 2 * 16
         for name in ("easy", "say"):
-            items = [i for suite, places in one.drawn for i in places if suite == name]
             suite = next(s for s in suites if s.name == name)
-            assert sorted(items) == list(range(len(suite.split("search"))))
-
-
-class Watcher:
-    """A race that never stops anything."""
-
-    suites = ("easy", "say")
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.drawn: list[tuple[str, tuple[int, ...]]] = []
-
-    def order(self, drawn: list[tuple[str, np.ndarray]]) -> None:
-        self.drawn = [(name, tuple(items.tolist())) for name, items in drawn]
-
-    def block(self, number: int, arrays: dict[str, np.ndarray]) -> bool:
-        assert len(arrays["correct"]) == len(self.drawn[number][1])
-        return True
-
-    def suite(self, name: str, found: object) -> bool:
-        return True
+            assert sorted(one.items(name)) == list(range(len(suite.split("search"))))

@@ -1,4 +1,4 @@
-"""What a race bets against means what the study is told: claims, `measure` and `violation` agree."""
+"""What a race bets against means what the study is told: claims, `measure`, `violation` agree."""
 
 from __future__ import annotations
 

@@ -61,6 +61,7 @@ bench: .venv/.bench .venv/peers/.done  ## all benches, their results, and the ta
 	$(BIN)/python bench/loop.py --peers .venv/peers/bin/python $(SMALL) $(LARGE)
 	$(BIN)/python bench/ranks.py
 	$(BIN)/python bench/curves.py
+	$(BIN)/python bench/racing.py
 	$(BIN)/python bench/table.py
 
 # hours: whole searches, five of each searcher

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 
 Form = Literal["choice", "exact", "text"]
+#: largest finite float16: margins are cut off there
+MARGIN_MAX = 65504
 
 
 def items_digest(item_ids: Sequence[str]) -> str:

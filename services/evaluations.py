@@ -16,7 +16,7 @@ from optim.predictions import Predictions
 from optim.recipe import Recipe
 from services import outbox, registry
 from services.db import Connection, Database, Row, row, rows
-from services.predictions import pack
+from services.predictions import Seen, pack, pack_seen
 from services.settings import Settings
 from services.studies.record import Split
 from services.suites import Suite
@@ -139,16 +139,40 @@ def complete(
     return _end(database, held, "complete", weights_digest=weights_digest, cost=cost, race=found)
 
 
-def stop(database: Database, held: Claim, cost: dict[str, Any], race: dict[str, Any]) -> bool:
+def stop(
+    database: Database,
+    held: Claim,
+    cost: dict[str, Any],
+    race: dict[str, Any],
+    seen: Sequence[tuple[str, Seen]] = (),
+) -> bool:
     """End the claim as stopped by its race and wake its study, in one transaction.
 
-    `race` says by whom, and what was seen (`services.racing`). False when the claim is gone.
+    `race` says by whom, and what was seen (`services.studies.racing`); `seen` is what was scored of
+    unfinished suites, by name. False when the claim is gone.
     """
-    return _end(database, held, "stop", cost=cost, race=Jsonb(race))
+    return _end(database, held, "stop", seen, cost=cost, race=Jsonb(race))
 
 
-def _end(database: Database, held: Claim, query: str, *, cost: dict[str, Any], **more: Any) -> bool:
+def _end(
+    database: Database,
+    held: Claim,
+    query: str,
+    seen: Sequence[tuple[str, Seen]] = (),
+    *,
+    cost: dict[str, Any],
+    **more: Any,
+) -> bool:
     with database.transaction() as connection:
+        for suite, part in seen:
+            rows(
+                connection,
+                "evaluations.save_seen",
+                evaluation=held.evaluation,
+                attempt=held.attempt,
+                suite=suite,
+                **pack_seen(part),
+            )
         ended = row(
             connection,
             f"evaluations.{query}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,32 @@ def pack(predictions: Predictions) -> dict[str, Any]:
     texts = predictions.texts
     packed["texts"] = None if texts is None else zlib.compress(json.dumps(texts).encode())
     return packed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """Predictions of a suite of which only some items were scored."""
+
+    #: bool [N]: scored; where it is False, the predictions mean nothing
+    seen: np.ndarray
+    predictions: Predictions
+
+
+def pack_seen(part: Seen) -> dict[str, Any]:
+    """Column values of one `seen_prediction` row."""
+    packed = pack(part.predictions)
+    kept = {name: packed[name] for name in ("n", "items_digest", "correct", "answer", "margin")}
+    return {**kept, "seen": np.packbits(part.seen.astype(bool)).tobytes()}
+
+
+def unpack_seen(form: Form, row: dict[str, Any]) -> Seen:
+    """Inverse of `pack_seen`; raises what `unpack` raises."""
+    bits = np.frombuffer(row["seen"], dtype=np.uint8)
+    absent = dict.fromkeys(("nll", "tokens", "texts"))
+    return Seen(
+        seen=np.unpackbits(bits, count=row["n"]).astype(bool),
+        predictions=unpack(form, {**row, **absent}),
+    )
 
 
 def unpack(form: Form, row: dict[str, Any]) -> Predictions:

@@ -15,7 +15,7 @@ from services.db import Database
 from services.errors import BadInput, IntegrityError
 from services.evaluations import Claim, Job
 from services.settings import Settings
-from services.studies import racing
+from services.studies import archive
 from workers.engine.client import Aborted, Engine, Stopped, SuiteResult
 
 
@@ -101,7 +101,7 @@ def run_claim(
         raise BadInput(error.what, where=error.where, mend=error.mend) from error
     lease = Lease(database, config, held, stopping)
     engine = keeper.with_pool(job.pool, lambda *_: lease.tick(0.0))
-    race = racing.load(database, held, job)
+    race = archive.load(database, held, job)
     suites = [suite for _, suite in job.suites]
     started = time.monotonic()
     try:
@@ -115,8 +115,9 @@ def run_claim(
         )
     except Stopped as stopped:
         assert race is not None
-        cost = {"seconds": time.monotonic() - started, "tokens": stopped.tokens}
-        written = evaluations.stop(database, held, {**cost, "items": race.scored}, race.report())
+        cost: dict[str, Any] = {"seconds": time.monotonic() - started, "tokens": stopped.tokens}
+        cost["items"] = race.scored
+        written = evaluations.stop(database, held, cost, race.report(), race.unfinished())
     else:
         found = None if race is None else race.report()
         written = evaluations.complete(database, held, result.weights_digest, result.cost(), found)

@@ -1,8 +1,7 @@
-"""The race of one candidate: what it is tested against, what was seen of it, and when to stop.
+"""The race of one candidate: what is bet against, what was seen of it, and when to stop.
 
-It is tested against the front of what its generation could know: the baselines and the trials of
-earlier generations. So a race, like a suggestion, depends on rows of finished generations alone,
-and never on the moment at which a worker took the candidate up.
+No database and no engine: `services.studies.archive` says whom it is tested against, and the engine
+tells it what is scored.
 """
 
 from __future__ import annotations
@@ -14,13 +13,9 @@ from typing import Any
 import numpy as np
 
 from optim import racing
-from optim.pareto import ranks
-from optim.predictions import Predictions
-from optim.search.base import generation_of
+from optim.predictions import MARGIN_MAX, Predictions
 from optim.search.question import Metric
-from services.db import Database
-from services.evaluations import Claim as Held
-from services.evaluations import Job
+from services.predictions import Seen
 from services.studies.claims import (
     Answers,
     Claim,
@@ -31,61 +26,13 @@ from services.studies.claims import (
     of_count,
     text_missed,
 )
-from services.studies.propose import BASELINES, minimised
-from services.studies.record import Study, Trial, load_predictions, load_study, load_trials
+from services.studies.record import Study
 from services.studies.tell import missed_by
 from services.suites import Suite
 
-#: each further member of the archive would cost power: the wealth to be reached is their number / α
-MOST_MEMBERS = 4
 #: no candidate is stopped when more than this share of its items is scored: little would be saved,
 #: and a whole result lost
 LATEST = 0.75
-
-
-def load(database: Database, held: Held, job: Job) -> Race | None:
-    """The race of a claimed evaluation; None where there is none: other splits, baselines, studies
-    that do not race. What an earlier attempt left is not raced either: the order of the rest would
-    not be fresh any more."""
-    generation = generation_of(held.slot) if held.role == "search" else None
-    if held.split != "search" or generation is None or job.finished:
-        return None
-    with database.transaction() as connection:
-        study = load_study(connection, held.study)
-        if study.spec.search.racing is None:
-            return None
-        trials = load_trials(connection, study.id, "search")
-        reference = next(t for t in trials if t.role == "reference")
-        archive = archive_of(study, trials, generation)
-        answers = {
-            t.number: load_predictions(connection, study, t.id, "search")
-            for t in [reference, *archive]
-        }
-    race = Race(
-        study,
-        reference=answers[reference.number],
-        archive={t.number: answers[t.number] for t in archive},
-        seed=int(held.recipe.digest[:12], 16),
-    )
-    return race if race.members or race.kept else None
-
-
-def archive_of(study: Study, trials: Sequence[Trial], generation: int) -> list[Trial]:
-    """Whom a candidate of a generation is tested against, by number."""
-    known = [t for t in trials if t.objectives is not None and _before(t, generation)]
-    values = [minimised(study, t.objectives or ()) for t in known]
-    rank = ranks(values, [t.violation or 0.0 for t in known])
-    front = [i for i, r in enumerate(rank) if r == 1]
-    others = [values[i] for i, r in enumerate(rank) if r != 1]
-    chosen = racing.most_dominating([values[i] for i in front], others, MOST_MEMBERS)
-    return sorted((known[front[i]] for i in chosen), key=lambda t: t.number)
-
-
-def _before(trial: Trial, generation: int) -> bool:
-    if trial.role in BASELINES:
-        return True
-    own = generation_of(trial.slot)
-    return own is not None and own < generation
 
 
 class Race:
@@ -116,7 +63,9 @@ class Race:
         count = len(self.items)
         self._seen = np.zeros(count, dtype=bool)
         self._now, self._after = np.zeros(count, dtype=bool), np.zeros(count, dtype=np.uint64)
+        self._margin = np.zeros(count, dtype=np.float32)
         self._texts: dict[str, Predictions] = {}
+        self._finished: set[str] = set()
         #: flat places of the items of each block, in the order in which they come
         self._blocks: list[np.ndarray] = []
         self._bets: racing.Bets | None = None
@@ -144,11 +93,14 @@ class Race:
         at = self._blocks[number]
         self._seen[at] = True
         self._now[at], self._after[at] = arrays["correct"], arrays["answer"]
+        if "margin" in arrays:
+            self._margin[at] = arrays["margin"]
         self._bets.feed(np.array([[self._total(claim, at)] for claim in self._claims]))
         return self._goes_on()
 
     def suite(self, name: str, found: Predictions) -> bool:
         """One suite is scored to its end; False: stop here."""
+        self._finished.add(name)
         if found.form != "text":
             part = self.items.parts[name]
             self._seen[part] = True
@@ -210,6 +162,25 @@ class Race:
     def scored(self) -> int:
         """Items that were scored so far."""
         return int(self._seen.sum()) + sum(map(len, self._texts.values()))
+
+    def unfinished(self) -> list[tuple[str, Seen]]:
+        """What was scored of the suites that have begun and did not end, by name."""
+        found = []
+        for name, part in self.items.parts.items():
+            seen = self._seen[part]
+            if name in self._finished or not seen.any():
+                continue
+            form = self.study.form(name)
+            margin = np.clip(self._margin[part], -MARGIN_MAX, MARGIN_MAX).astype(np.float16)
+            predictions = Predictions(
+                form=form,
+                items=self._reference[name].items,
+                correct=self._now[part],
+                answer=self._after[part],
+                margin=margin if form == "choice" else None,
+            )
+            found.append((name, Seen(seen=seen, predictions=predictions)))
+        return found
 
     def report(self) -> dict[str, Any]:
         """What is stored of a race, JSON-ready."""

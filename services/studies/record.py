@@ -13,7 +13,7 @@ from optim.predictions import Form, Predictions
 from services import registry
 from services.db import Connection, query, row, rows
 from services.errors import NotFound
-from services.predictions import unpack
+from services.predictions import Seen, unpack, unpack_seen
 from services.spec import METRICS, StudySpec, spec_from_dict
 
 Split = Literal["search", "validation", "test"]
@@ -185,3 +185,12 @@ def predictions_of(
         suite = suites[r["suite_id"]]
         found.setdefault(r["trial_id"], {})[suite.name] = unpack(suite.form, {**r, "texts": None})
     return found
+
+
+def load_seen(connection: Connection, study: Study, trial_id: int) -> dict[str, Seen]:
+    """What was scored of the suites that a stopped trial did not finish, by suite name."""
+    by_id = {suite.id: suite for suite in study.suites}
+    return {
+        by_id[r["suite_id"]].name: unpack_seen(by_id[r["suite_id"]].form, r)
+        for r in rows(connection, "studies.seen_predictions", trial=trial_id)
+    }

@@ -3,6 +3,7 @@ rows or candidates, answers are the same and numbers agree within 1e-4 nats in f
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -17,6 +18,7 @@ from optim.recipe import Recipe
 from services.checkpoints import read_checkpoint
 from services.settings import Settings
 from services.suites import Suite, parse_suite
+from tests.plugins.shuffled import Shuffled
 from workers.engine.client import Engine, SuiteResult
 
 TOLERANCE_NATS = 1e-4
@@ -107,6 +109,34 @@ def test_batches_do_not_matter(
     spent = {name: sum(r.tokens for r in found[name][0].values()) for name in engines}
     assert spent["2048"] < spent["plain"]
     assert engines["64"].about["batch_tokens"] == 64
+
+
+def test_the_order_of_blocks_does_not_matter(
+    engines: dict[str, Engine], tiny_pool: Path, suites: list[Suite]
+) -> None:
+    """Batches of all suites interleaved: shared heads and known answers are still the right ones.
+    Small batches make heads of many batches, which are kept while others run."""
+    folders = [tiny_pool / "pool" / name for name in ("now", "far")]
+    pool = [(read_checkpoint(folder).digest, folder) for folder in folders]
+    parents = tuple(digest for digest, _ in pool)
+    scored = [suite.name for suite in suites if suite.form != "text"]
+    for name in ("64", "2048"):
+        engines[name].load(pool, "float32")
+        for seed, share in enumerate((0.0, 0.4, 0.7)):
+            recipe = Recipe(parents=parents, weights=(1 - share, share), dtype="float32")
+            (whole,) = results(engines[name], pool, [recipe], suites)
+            race, found = Shuffled(seed, scored), list[SuiteResult]()
+            engines[name].evaluate(recipe, suites, None, on_suite=found.append, race=race)
+            assert len(found) == len(suites)
+            for result in found:
+                assert_agree(whole[result.suite], result)
+            for suite in suites:
+                if suite.form != "text":
+                    assert sorted(race.items(suite.name)) == list(range(len(suite)))
+            names = [suite for suite, _ in race.drawn]
+            assert min(names.count(one) for one in scored) >= 8
+            changes = sum(a != b for a, b in itertools.pairwise(names))
+            assert changes > len(names) / 2
 
 
 def test_skipped_blocks_do_not_matter(

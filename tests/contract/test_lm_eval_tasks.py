@@ -19,6 +19,7 @@ from services.lm_eval.tasks import read_task
 from services.settings import Settings
 from services.suites import Suite
 from tests.plugins.lm_tasks import DOCS, TASKS
+from tests.plugins.shuffled import Shuffled
 from tests.plugins.tiny_models import SPECIAL, TEXT, VOCABULARY, Save
 from workers.engine.client import Engine, SuiteResult
 from workers.lm_eval_run import results_table, run_tasks
@@ -289,3 +290,20 @@ def test_registering_again_gives_the_same_suite(lm_tasks: Path) -> None:
         assert one.digest == other.digest
     fewer = read_task("a", "rank", TaskOptions(include_path=lm_tasks, num_fewshot=1))
     assert fewer.digest != read_task("a", "rank", TaskOptions(include_path=lm_tasks)).digest
+
+
+@pytest.mark.parametrize("name", ["several", "say"])
+def test_items_are_judged_the_same_in_blocks(
+    engine: Engine, folder: Path, lm_tasks: Path, name: str
+) -> None:
+    suite = read_task("s", name, TaskOptions(include_path=lm_tasks))
+    assert suite.task is not None
+    whole, race = scored(engine, folder, suite), Shuffled(3, ["s"])
+    found: list[SuiteResult] = []
+    recipe = recipe_of(engine, folder)
+    engine.evaluate(recipe, [suite], None, on_suite=found.append, race=race)
+    assert np.array_equal(whole.predictions.correct, found[0].predictions.correct)
+    assert np.array_equal(whole.predictions.answer, found[0].predictions.answer)
+    assert whole.predictions.texts == found[0].predictions.texts
+    assert sorted(race.items("s")) == list(range(len(suite)))
+    assert len(race.drawn) > 4

@@ -22,6 +22,7 @@ from optim.search import (
     Searcher,
     Suggestion,
     make_searcher,
+    quality,
 )
 from optim.search.base import Generational, slot_name
 from optim.space import GRID, Space
@@ -291,6 +292,35 @@ def test_failed_trials_are_no_error(make: Make, share: float, method: str, trial
 STARTED = [name for name in sorted(METHODS) if "start" in {o.name for o in METHODS[name].options}]
 
 
+def as_stopped(row: Observation) -> Observation:
+    """The same result, of which only an estimate is known."""
+    return replace(row, state="stopped", values=None, estimate=row.values)
+
+
+def test_stopped_trials_are_finished_ones(make: Make, method: str, trials: int) -> None:
+    luck, searcher = random.Random(0), make()
+    rows: list[Observation] = []
+    while len(rows) < trials and (found := searcher.ask(rows, trials)):
+        for one in found:
+            row = judged(one)
+            stop = row.state == "complete" and luck.random() < 0.6
+            rows.append(as_stopped(row) if stop else row)
+    assert len(rows) >= trials or method in SWEEPS
+    assert all(SPACES["affine"].contains(row.weights) for row in rows)
+    luck.shuffle(rows)
+    assert searcher.ask(rows, 3) == make().ask(sorted(rows, key=lambda row: row.slot), 3)
+
+
+def test_a_stopped_trial_is_behind_complete_ones_and_before_failed_ones() -> None:
+    good = Observation("g000.00", (1.0,), (-0.5, 0.0), 0.0, "complete")
+    seen = [as_stopped(replace(good, values=(value, 0.0))) for value in (-0.9, -0.6)]
+    missed = [replace(good, violation=miss) for miss in (0.1, 0.3)]
+    between = as_stopped(replace(good, violation=0.2))
+    failed = replace(good, state="failed", values=None)
+    order = [good, *seen, missed[0], between, missed[1], failed]
+    assert sorted(random.Random(1).sample(order, len(order)), key=quality) == order
+
+
 @pytest.mark.parametrize("method", STARTED)
 def test_start_points_outside_the_space_are_moved_inside(make: Make, trials: int) -> None:
     narrow = SPACES["narrow"]
@@ -311,6 +341,9 @@ def test_start_points_outside_the_space_are_moved_inside(make: Make, trials: int
         ({"weights": (1.0, 0.0)}, "weights"),
         ({"weights": (9.0, -8.0, 0.0, 0.0, 0.0, 0.0)}, "weights"),
         ({"weights": (float("nan"),) * 6}, "weights"),
+        ({"state": "stopped"}, "estimate"),
+        ({"state": "stopped", "estimate": (1.0,)}, "estimate"),
+        ({"state": "stopped", "estimate": (1.0, float("nan"))}, "estimate"),
         ({"slot": "single.3"}, "slot"),
         ({"slot": "g000.9999"}, "slot"),
         ({"slot": "g001.00"}, "slot"),

@@ -14,9 +14,10 @@ from psycopg.types.json import Jsonb
 from streamlit.testing.v1 import AppTest
 
 from optim.recipe import Recipe
-from services import noise, registry
+from services import evaluations, noise, registry
 from services.cli import front
 from services.db import Database
+from services.settings import settings
 from services.spec import Groups, parse_spec
 from services.studies import read, sealed
 from services.studies.propose import merit
@@ -418,3 +419,36 @@ def test_no_secret_is_on_any_page(study_with_results: Any) -> None:
     ):
         app = open_page(page, **ids)
         assert secret not in texts(app) + "".join(c.value for c in app.code)
+
+
+def test_a_stopped_candidate_shows_what_was_seen_and_never_metrics(
+    study_with_results: Any,
+) -> None:
+    database, number = study_with_results.database, study_with_results.begun
+    with database.transaction() as connection:
+        connection.execute(
+            "UPDATE study SET spec = jsonb_set(spec, '{search,racing}', %s) WHERE id = %s",
+            (Jsonb({"alpha": 0.05, "margin": None}), number),
+        )
+    claims = [
+        evaluations.claim(database, one["id"], "worker-1:42", settings())
+        for one in database.rows("studies.queued_evaluations", study=number)
+    ]
+    held = next(one for one in claims if one is not None and one.role == "search")
+    race = {
+        "by": {"trial": 3},
+        "seen": {"reviews": 40, "questions": 30, "plurals": 20, "prose": 0},
+        "objectives": [
+            {"estimate": 0.31, "low": 0.2, "high": 0.45},
+            {"estimate": 0.2, "low": 0.1, "high": 0.3},
+        ],
+        "violation": 0.0,
+    }
+    assert evaluations.stop(database, held, {"seconds": 0.2, "items": 90}, race)
+    app = open_page("candidate", study=number, trial=held.number)
+    said = texts(app)
+    assert "Stopped after 90 items: behind trial 3" in said
+    assert "the bounds hold all the same" in said
+    assert "plurals 20 of" in said
+    assert any("20.0–45.0\u00a0%" in frame.value.to_string() for frame in app.dataframe)
+    assert "racing stopped 1 of" in texts(open_page("study", study=number))

@@ -12,14 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from optim.descent import State
-from optim.predictions import Predictions, items_digest
+from optim.predictions import MARGIN_MAX, Predictions, items_digest
 from optim.recipe import Recipe
 from services.errors import EngineFailed
 from services.suites import Suite
 from workers.engine.channel import Message
-
-#: largest finite float16
-MARGIN_MAX = 65504
 
 
 @dataclass(frozen=True, kw_only=True)

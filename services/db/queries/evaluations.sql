@@ -59,6 +59,19 @@ WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
             AND p.recipe_digest = t.recipe_digest AND p.suite_digest = u.digest))
 RETURNING t.study_id
 
+-- name: save_seen
+-- Fenced, and written together with the stop.
+INSERT INTO seen_prediction (trial_id, suite_id, attempt, items_digest, n, seen, correct, answer,
+                             margin)
+SELECT e.trial_id, u.id, e.attempt, %(items_digest)s, %(n)s, %(seen)s, %(correct)s, %(answer)s,
+       %(margin)s
+FROM evaluation e
+JOIN trial t ON t.id = e.trial_id
+JOIN study_suite x ON x.study_id = t.study_id
+JOIN suite u ON u.id = x.suite_id AND u.name = %(suite)s
+WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
+FOR UPDATE OF e
+
 -- name: stop
 -- Stopped by its race. What was scored whole stays in `prediction`.
 UPDATE evaluation e

@@ -107,6 +107,9 @@ FROM prediction p
 WHERE p.trial_id = ANY(%(trials)s) AND p.suite_id = ANY(%(suites)s) AND p.split = %(split)s
 ORDER BY p.trial_id, p.suite_id
 
+-- name: seen_predictions
+SELECT s.* FROM seen_prediction s WHERE s.trial_id = %(trial)s
+
 -- name: tell
 -- Written once: a second telling finds no row.
 UPDATE evaluation

@@ -1,0 +1,149 @@
+"""What a race bets against means what the study is told: claims, `measure`, `violation` agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from optim.predictions import Predictions
+from services import registry
+from services.spec import spec_from_dict
+from services.studies import claims
+from services.studies.propose import minimised
+from services.studies.racing import LATEST, Race
+from services.studies.record import Study, StudySuite
+from services.studies.tell import measure, objective_values, violation
+
+SIZES = {"a": 40, "b": 25, "prose": 30}
+METRICS = ["macro", "a", "prose", "negative_flip_rate", "positive_flip_rate:b", "churn"]
+METRICS += ["inconsistency:a"]
+CONSTRAINTS = [
+    {"metric": "negative_flip_rate", "max": 0.3},
+    {"metric": "churn", "suite": "each", "max": 0.6, "confidence": None},
+    {"metric": "score", "suite": "b", "min": 0.4, "confidence": 0.8},
+    {"metric": "positive_flip_rate", "suite": "a", "min": 0.1, "confidence": None},
+    {"metric": "macro", "min": 0.5, "confidence": None},
+    {"metric": "score", "suite": "prose", "max": 2.0, "confidence": None},
+]
+
+
+def make_study(objectives: list[str], constraints: list[dict[str, object]] = CONSTRAINTS) -> Study:
+    """Two suites of choices and a text."""
+    return Study(
+        id=1, name="s", state="running", phase="search",
+        spec=spec_from_dict(
+            {
+                "name": "s", "pool": "p", "suites": list(SIZES), "objectives": objectives,
+                "constraints": constraints, "search": {"racing": {"alpha": 0.1}},
+            }
+        ),
+        pool=registry.Pool(id=1, name="p", reference="now", members=()),
+        reference="now",
+        suites=tuple(
+            StudySuite(
+                id=i, name=name, form="text" if name == "prose" else "choice", digest="",
+                search_items=size, validation_items=0, test_items=0,
+            )
+            for i, (name, size) in enumerate(SIZES.items())
+        ),
+        chosen_trial_id=None,
+        failure=None,
+    )  # fmt: skip
+
+
+def answers(rng: np.random.Generator, accuracy: float) -> dict[str, Predictions]:
+    """Made-up predictions; gold is 0, right ones answer it."""
+    found = {}
+    for name, size in SIZES.items():
+        if name == "prose":
+            nll = (rng.random(size) * 40 * (1.6 - accuracy)).astype(np.float32)
+            tokens = np.full(size, 10, dtype=np.int32)
+            found[name] = Predictions(form="text", items=name, nll=nll, tokens=tokens)
+            continue
+        right = rng.random(size) < accuracy
+        answer = np.where(right, 0, rng.integers(1, 4, size)).astype(np.uint64)
+        margin = np.where(right, 1, -1).astype(np.float16)
+        found[name] = Predictions(
+            form="choice", items=name, correct=right, answer=answer, margin=margin
+        )
+    return found
+
+
+def total(claim: claims.Claim, items: claims.Items, found: dict[str, Predictions]) -> float:
+    """The claim's sum over all items of a candidate that is known whole."""
+    terms = claim.sign * items.values(claim.metric, found) - claim.base
+    assert (claim.weights * terms >= claim.floors - 1e-12).all()
+    return float(claim.weights @ terms)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_claims_say_what_the_study_is_told(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    study = make_study(METRICS)
+    reference, member, candidate = (answers(rng, rng.uniform(0.3, 0.95)) for _ in range(3))
+    items = claims.Items.of(study, reference)
+    told = [
+        minimised(study, objective_values(study, measure(study, reference, one)))
+        for one in (candidate, member)
+    ]
+    (found,) = claims.members(study, items, {4: member}, 0.02)
+    behind = [a - b for a, b in zip(*told, strict=True)]
+    text = behind.pop(METRICS.index("prose"))
+    for claim, deficit in zip(found.claims, behind, strict=True):
+        assert total(claim, items, candidate) == pytest.approx(deficit)
+        assert claim.limit == 0.02
+    score, sign = found.texts["prose"]
+    assert sign * (candidate["prose"].score() - score) == pytest.approx(text)
+    # all constraints are kept if and only if the study is told that none is missed
+    kept = [
+        claims.text_missed(one, candidate["prose"]) <= 0
+        if one.claim is None
+        else total(one.claim, items, candidate) <= one.claim.limit + 1e-9
+        for one in claims.constraints(study, items)
+    ]
+    assert all(kept) == (violation(study, measure(study, reference, candidate)) <= 0)
+
+
+def test_a_constraint_that_nobody_can_keep_stops_nobody() -> None:
+    rng = np.random.default_rng(0)
+    bound: dict[str, object] = {"metric": "negative_flip_rate", "suite": "b", "max": 0.01}
+    study, reference = make_study(["a"], [bound]), answers(rng, 0.7)
+    assert claims.constraints(study, claims.Items.of(study, reference)) == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_race_stops_the_worse_and_says_what_was_seen(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    study = make_study(["a", "b", "prose"], [])
+    reference, member = answers(rng, 0.6), answers(rng, 0.98)
+    candidate = answers(rng, 0.05 if seed % 2 else 0.98)
+    race = Race(study, reference=reference, archive={0: reference, 7: member}, seed=seed)
+    assert race.suites == {"a", "b"}
+    places = [(name, [i]) for name in ("a", "b") for i in range(SIZES[name])]
+    drawn = [(n, np.array(i)) for n, i in (places[at] for at in rng.permutation(len(places)))]
+    goes_on = race.suite("prose", candidate["prose"])
+    race.order(drawn)
+    for number, (name, at) in enumerate(drawn):
+        if not goes_on:
+            break
+        one = candidate[name]
+        arrays = {k: np.asarray(getattr(one, k))[at] for k in ("correct", "answer", "margin")}
+        goes_on = race.block(number, arrays)
+    report = race.report()
+    if not seed % 2:
+        assert goes_on
+        assert "by" not in report
+        return
+    assert report["by"] in ({"trial": 7}, {"trial": 0})
+    assert report["seen"]["prose"] == SIZES["prose"]
+    assert race.scored == sum(report["seen"].values()) <= LATEST * sum(SIZES.values())
+    truth = objective_values(study, measure(study, reference, candidate))
+    for part, value in zip(report["objectives"], truth, strict=True):
+        assert part["low"] - 1e-9 <= part["estimate"] <= part["high"] + 1e-9
+        assert part["low"] - 1e-9 <= value <= part["high"] + 1e-9
+    unfinished = dict(race.unfinished())
+    for name in ("a", "b"):
+        part = unfinished[name]
+        assert part.seen.sum() == report["seen"][name]
+        right = np.asarray(candidate[name].correct)[part.seen]
+        assert np.array_equal(np.asarray(part.predictions.correct)[part.seen], right)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
 from optim.predictions import Predictions
 from optim.search import METHODS, Axis, Bound, ItemSuite, Question
 from services.db import Connection
+from services.predictions import Seen
 from services.studies import earlier
 from services.studies.earlier import EarlierResult
 from services.studies.propose import BASELINES
-from services.studies.record import Study, Trial, predictions_of
+from services.studies.record import Study, Trial, predictions_of, seen_of
 from services.studies.tell import constrained
 
 #: `Observation.signal` and `Observation.changed` of one trial
@@ -51,11 +53,15 @@ def gather(connection: Connection, study: Study, trials: Sequence[Trial]) -> Evi
         one.trial_id for one in found
     ]
     stored = predictions_of(connection, study, wanted, "search")
+    parts = seen_of(connection, study, [t.id for t in trials if t.state == "stopped"])
     old = stored[reference.id]
     return Evidence(
         earlier=found,
         question=question_of(study, old),
-        answers={trial: answers_of(study, old, new) for trial, new in stored.items()},
+        answers={
+            trial: answers_of(study, old, stored.get(trial, {}), parts.get(trial, {}))
+            for trial in (*stored, *(parts.keys() - stored.keys()))
+        },
     )
 
 
@@ -89,11 +95,21 @@ def question_of(study: Study, reference: Mapping[str, Predictions]) -> Question:
 
 
 def answers_of(
-    study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predictions]
+    study: Study,
+    old: Mapping[str, Predictions],
+    new: Mapping[str, Predictions],
+    begun: Mapping[str, Seen] = MappingProxyType({}),
 ) -> Answers:
-    """`Observation.signal` and `.changed` of one trial, suite after suite; NaN and False for the
-    items of a suite that it has no predictions of."""
-    parts = [_suite_answers(old[suite.name], new.get(suite.name)) for suite in study.suites]
+    """`Observation.signal` and `.changed` of one trial, suite after suite; NaN and False for items
+    that were not scored. `begun`: what a stopped trial has of suites it did not finish."""
+    parts = []
+    for suite in study.suites:
+        known, part = new.get(suite.name), begun.get(suite.name)
+        signal, changed = _suite_answers(old[suite.name], part.predictions if part else known)
+        if part is not None:
+            signal = np.where(part.seen, signal, np.float32(np.nan))
+            changed = changed & part.seen
+        parts.append((signal, changed))
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 

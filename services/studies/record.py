@@ -187,10 +187,13 @@ def predictions_of(
     return found
 
 
-def load_seen(connection: Connection, study: Study, trial_id: int) -> dict[str, Seen]:
-    """What was scored of the suites that a stopped trial did not finish, by suite name."""
+def seen_of(
+    connection: Connection, study: Study, trials: Sequence[int]
+) -> dict[int, dict[str, Seen]]:
+    """What was scored of the suites that stopped trials did not finish, by trial id and suite."""
     by_id = {suite.id: suite for suite in study.suites}
-    return {
-        by_id[r["suite_id"]].name: unpack_seen(by_id[r["suite_id"]].form, r)
-        for r in rows(connection, "studies.seen_predictions", trial=trial_id)
-    }
+    found: dict[int, dict[str, Seen]] = {}
+    for r in rows(connection, "studies.seen_predictions", trials=list(trials)):
+        suite = by_id[r["suite_id"]]
+        found.setdefault(r["trial_id"], {})[suite.name] = unpack_seen(suite.form, r)
+    return found

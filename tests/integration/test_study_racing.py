@@ -17,8 +17,9 @@ from services import evaluations, registry
 from services.settings import Settings
 from services.studies import archive, read
 from services.studies.advance import advance
+from services.studies.evidence import answers_of
 from services.studies.export import export_study
-from services.studies.record import Study, load_predictions, load_seen, load_trials
+from services.studies.record import Study, load_predictions, load_trials, seen_of
 from services.suites import parse_suite
 from services.sweep import sweep
 from tests.plugins.shuffled import Shuffled
@@ -170,14 +171,18 @@ def _stored(driver: Driver, number: int) -> None:
 def _unfinished(driver: Driver, study: Study) -> None:
     """What was scored of suites that did not end is there for those who learn from items."""
     with driver.database.transaction() as connection:
-        for trial in load_trials(connection, study.id, "search"):
-            seen = load_seen(connection, study, trial.id)
+        trials = load_trials(connection, study.id, "search")
+        old = load_predictions(connection, study, trials[0].id, "search")
+        for trial in trials:
+            seen = seen_of(connection, study, [trial.id]).get(trial.id, {})
             whole = load_predictions(connection, study, trial.id, "search")
             if trial.state != "stopped":
                 assert not seen
                 continue
             assert trial.race is not None
             assert not seen.keys() & whole.keys()
+            signal, _ = answers_of(study, old, whole, seen)
+            assert np.isfinite(signal).sum() == sum(trial.race["seen"].values())
             for name, count in trial.race["seen"].items():
                 if name in whole:
                     assert count == len(whole[name])

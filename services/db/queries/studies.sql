@@ -108,7 +108,7 @@ WHERE p.trial_id = ANY(%(trials)s) AND p.suite_id = ANY(%(suites)s) AND p.split 
 ORDER BY p.trial_id, p.suite_id
 
 -- name: seen_predictions
-SELECT s.* FROM seen_prediction s WHERE s.trial_id = %(trial)s
+SELECT s.* FROM seen_prediction s WHERE s.trial_id = ANY(%(trials)s)
 
 -- name: tell
 -- Written once: a second telling finds no row.

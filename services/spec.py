@@ -130,6 +130,13 @@ class Search(_Strict):
     parallelism: int = Field(
         default=8, ge=1, le=1024, description="candidates handed out at a time"
     )
+    warm_start: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="descents with gradients that come before the searcher, which starts from what "
+        "they find; they come on top of the budget",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="options of the method (see docs/searchers.md)"
     )
@@ -145,6 +152,8 @@ class Search(_Strict):
     def _options_known(self) -> Search:
         method = DESCENTS.get(self.method) or SEARCHERS[self.method]
         read_options(self.method, method.options, self.options)
+        if self.warm_start and self.method in DESCENTS:
+            raise ValueError(f"warm_start is for other methods: {self.method} is made of descents")
         return self
 
     @property

@@ -49,7 +49,8 @@ def _search(connection: Connection, study: Study) -> bool:
         _insert(connection, study, trials, entering)
         trials = load_trials(connection, study.id, "search")
     out_of_time = _out_of_time(connection, study)
-    if search_is_over(study, trials, out_of_time=out_of_time):
+    warming = descend.warming(connection, study, trials, closing=out_of_time)
+    if not warming and search_is_over(study, trials, out_of_time=out_of_time):
         if descend.under_way(connection, study, trials, closing=out_of_time):
             return False
         rows(connection, "studies.set_phase", study=study.id, phase="validation")
@@ -58,7 +59,7 @@ def _search(connection: Connection, study: Study) -> bool:
         return True
     room = study.spec.search.parallelism - sum(not t.closed for t in trials)
     if room > 0:
-        found = next_candidates(study, trials, room, closing=out_of_time)
+        found = next_candidates(study, trials, room, closing=out_of_time or warming)
         _insert(connection, study, trials, found)
     return False
 

@@ -18,6 +18,8 @@ from optim.space import Space
 from services.studies.record import Study, Trial
 
 BASELINES = ("reference", "single", "uniform")
+#: of trials that a searcher starts from
+START_ROLES = (*BASELINES, "warm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
     results = {
         trial.weights: quality(_observation(study, trial))
         for trial in by_slot.values()
-        if trial.role != "search" and trial.closed
+        if trial.role not in ("warm", "search") and trial.closed
     }
     weights = greedy_next(order, results)
     steps = [trial for trial in by_slot.values() if trial.role == "greedy"]
@@ -121,7 +123,7 @@ def searcher_of(study: Study, trials: Sequence[Trial]) -> Searcher:
     lower, upper = search.box
     options: dict[str, Any] = dict(search.options)
     if any(option.name == "start" for option in METHODS[search.method].options):
-        told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
+        told = [t for t in trials if t.role in START_ROLES and t.objectives is not None]
         told.sort(key=lambda t: (max(t.violation or 0.0, 0.0), -merit(study, t), t.number))
         options.setdefault("start", [list(t.weights) for t in told])
     return make_searcher(

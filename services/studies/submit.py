@@ -98,14 +98,14 @@ def check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
 def check_gradients(spec: StudySpec, settings: dict[str, dict[str, Any]]) -> None:
     """Raise SpecRefused where a method with gradients meets a suite (its settings by name) that
     has none."""
-    if spec.search.method not in DESCENTS:
+    if spec.search.method not in DESCENTS and not spec.search.warm_start:
         return
     judged = [name for name, found in settings.items() if found.get("task") is not None]
     if judged:
         raise SpecRefused(
-            f"{spec.search.method} needs gradients, and suite {judged[0]!r} is judged by lm-eval",
-            where="spec: search.method",
-            mend="Leave the suite out, or use a method without gradients",
+            f"the search needs gradients, and suite {judged[0]!r} is judged by lm-eval",
+            where="spec: search",
+            mend="Leave the suite out, or use a method without gradients and no warm_start",
         )
 
 

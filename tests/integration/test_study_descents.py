@@ -309,3 +309,46 @@ def test_options_are_checked_when_the_study_is_submitted(driver: Driver) -> None
     driver.sql("UPDATE suite SET settings = settings || '{\"task\": {}}' WHERE name = 'pick'")
     with pytest.raises(SpecRefused, match="needs gradients, and suite 'pick' is judged by lm-eval"):
         driver.submit(spec("gradient"))
+
+
+def test_a_searcher_starts_from_what_descents_found(
+    driver: Driver, assert_invariants: AssertInvariants
+) -> None:
+    text = spec("cma-es", "population: 4", trials=9).replace("seed: 3", "seed: 3, warm_start: 2")
+    plain = driver.submit(text.replace("warm_start: 2", "warm_start: 0"))
+    driver.run(plain)
+    number = begun(driver, text)
+    # baselines stand, the searcher waits
+    assert not [t for t in driver.trials(number) if t.role in ("search", "warm")]
+    jobs = [Job.from_dict(d["job"]) for d in made(driver, number)]
+    assert [(job.grain, job.steps) for job in jobs] == [("model", 60)] * 2
+    for _ in range(2):
+        assert ended(driver, claim(driver, number))
+        driver.run(number)
+    assert driver.study(number).state == "finished"
+    trials = driver.trials(number)
+    assert [t.slot for t in trials if t.role == "warm"] == ["d000", "d001"]
+    searched = [t.weights for t in trials if t.role == "search"]
+    assert len(searched) == 9
+    # the first of them come after the last descent's candidate was told
+    assert min(t.number for t in trials if t.role == "search") > max(
+        t.number for t in trials if t.role == "warm"
+    )
+    assert searched[0] != next(t.weights for t in driver.trials(plain) if t.role == "search")
+    for one in (plain, number):
+        assert_invariants(driver.database, one, driver.config)
+
+
+def test_a_searcher_does_not_wait_for_descents_that_failed(driver: Driver) -> None:
+    text = spec("random", "", trials=3).replace("seed: 3", "warm_start: 1")
+    number = begun(driver, text)
+    held = claim(driver, number)
+    descents.fail(driver.database, held, "no", retryable=False, config=driver.config)
+    driver.run(number)
+    assert driver.study(number).state == "finished"
+    assert len([t for t in driver.trials(number) if t.role == "search"]) == 3
+
+
+def test_descents_do_not_start_from_descents(driver: Driver) -> None:
+    with pytest.raises(SpecRefused, match="warm_start is for other methods"):
+        driver.submit(spec("gradient").replace("seed: 3", "warm_start: 1"))

@@ -132,9 +132,11 @@ def jobs(
         bounds = {"low": tuple(space.low.tolist()), "high": tuple(space.high.tolist())}
         start = tuple(_start(study, trials, space, options["start"]))
         more = {**common, **bounds, "grain": options["grain"], "start": start}
+    # DAM's loss is a sum over experts, not a mean: its similarity term is weighed against that
+    scale = len(aims) if search.method == "dam" else 1
     return [
-        (preference, Job(tasks=_weighed(aims, preference), **more))
-        for preference in preferences(len(aims), count)
+        (shares, Job(tasks=_weighed(aims, [scale * share for share in shares]), **more))
+        for shares in preferences(len(aims), count)
     ]
 
 

@@ -4,6 +4,7 @@ process; and the bookkeeping of descents whatever happens to their workers."""
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -15,10 +16,11 @@ import pytest
 from optim.descent import Job, State
 from optim.recipe import Recipe
 from services import descents, outbox
+from services.cli import front
 from services.descents import Claim
 from services.errors import BadInput, SpecRefused
 from services.settings import Settings
-from services.studies import control
+from services.studies import control, read
 from services.studies.advance import advance
 from services.sweep import sweep
 from workers.descent import run_descent
@@ -159,6 +161,7 @@ def test_each_suites_expert_is_the_checkpoint_that_is_best_on_it(driver: Driver)
         "AND t.study_id = %s",
         number,
     )
+    assert [task.weight for task in job.tasks] == pytest.approx([1.0] * 3)
     for task in job.tasks:
         mine = {s["label"]: s["value"] for s in scores if s["suite"] == task.suite}
         best = min(mine.values()) if task.suite == "read" else max(mine.values())
@@ -202,7 +205,9 @@ def test_a_descent_goes_on_where_its_dead_worker_stood(
     assert made(driver, number)[0]["cost"]["items"] == made(driver, undisturbed)[0]["cost"]["items"]
 
 
-def test_failures_have_kinds(driver: Driver, assert_invariants: AssertInvariants) -> None:
+def test_failures_have_kinds(
+    driver: Driver, assert_invariants: AssertInvariants, capsys: pytest.CaptureFixture[str]
+) -> None:
     number = begun(driver, spec("gradient", "directions: 3"))
     bad, unlucky, good = (claim(driver, number) for _ in range(3))
     fail = descents.fail
@@ -224,6 +229,12 @@ def test_failures_have_kinds(driver: Driver, assert_invariants: AssertInvariants
     assert "descent 0 failed: no" in told
     assert "descent 1 abandoned: oh" in told
     assert any(text.startswith("descent 2 ended after 7 steps") for text in told)
+    front.print_front(driver.database, number)
+    shown = capsys.readouterr().out
+    assert "descents (gradient)" in shown
+    assert re.search(r"0 .*failed .* no\b", shown)
+    assert re.search(r"2 .*complete +7 +0.5000 +12", shown)
+    assert read.study_summary(driver.database, number)["budget"] == 3
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -306,6 +317,9 @@ def test_options_are_checked_when_the_study_is_submitted(driver: Driver) -> None
         driver.submit(spec("gradient", "grain: rows"))
     with pytest.raises(SpecRefused, match=r"search\.options\.grain: dam has no such option"):
         driver.submit(spec("dam", "grain: model"))
+    upwards = "{metric: churn, direction: maximize}"
+    with pytest.raises(SpecRefused, match="cannot maximize churn"):
+        driver.submit(spec("gradient", objectives=f"macro, {upwards}"))
     driver.sql("UPDATE suite SET settings = settings || '{\"task\": {}}' WHERE name = 'pick'")
     with pytest.raises(SpecRefused, match="needs gradients, and suite 'pick' is judged by lm-eval"):
         driver.submit(spec("gradient"))

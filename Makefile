@@ -54,11 +54,13 @@ up: .venv/.demo  ## servers, workers and dashboard on this machine
 	@touch $@
 
 # real pools and suites instead of random ones of the same shapes:
-#   make bench SMALL="--small POOL SUITES" LARGE="--large POOL SUITES" MODEL="--pool POOL --suites SUITES"
+#   make bench SMALL="--small POOL SUITES" LARGE="--large POOL SUITES" MODEL="--pool POOL --suites SUITES" \
+#     DESCENTS="--pool POOL --suites SUITES"
 bench: .venv/.bench .venv/peers/.done  ## all benches, their results, and the table in docs/performance.md
 	$(BIN)/python bench/forming.py --peers .venv/peers/bin/python
 	$(BIN)/python bench/evaluating.py --peers .venv/peers/bin/python $(MODEL)
 	$(BIN)/python bench/loop.py --peers .venv/peers/bin/python $(SMALL) $(LARGE)
+	$(BIN)/python bench/descents.py $(DESCENTS)
 	$(BIN)/python bench/ranks.py
 	$(BIN)/python bench/curves.py
 	$(BIN)/python bench/racing.py

@@ -209,6 +209,13 @@ class Search(_Strict):
         description="the searcher also knows what earlier studies on the same pool, suites and "
         "reference found; the same spec then no longer makes the same suggestions",
     )
+    warm_start: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="descents with gradients that come before the searcher, which starts from what "
+        "they find; they come on top of the budget",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="options of the method (see docs/searchers.md)"
     )
@@ -227,6 +234,8 @@ class Search(_Strict):
     def _options_known(self) -> Search:
         method = METHODS[self.method]
         read_options(self.method, method.options, self.options)
+        if self.warm_start and self.method in DESCENTS:
+            raise ValueError(f"warm_start is for other methods: {self.method} is made of descents")
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ ROLES = {
     "single": "checkpoint",
     "uniform": "uniform soup",
     "greedy": "greedy soup",
+    "warm": "found by gradients",
     "search": "found",
 }
 

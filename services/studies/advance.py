@@ -63,12 +63,14 @@ def _search(connection: Connection, study: Study) -> bool:
     left = affordable(
         study.spec.budget, spent(connection, study.id), reserved=greedy_steps_left(study, trials)
     )
-    if search_is_over(study, trials, evidence=known, left=left):
+    warming = descend.warming(connection, study, trials, closing=left < 1)
+    if not warming and search_is_over(study, trials, evidence=known, left=left):
         if descend.under_way(connection, study, trials, closing=left < 1):
             return False
         rows(connection, "studies.set_phase", study=study.id, phase="validation")
         finals.queue_validation(connection, study, trials)
         return True
+    left = 0 if warming else left
     found = next_candidates(study, trials, room, evidence=known, left=left)
     _insert(connection, study, trials, found)
     return False

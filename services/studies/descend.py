@@ -7,6 +7,7 @@ stored; no other split is read here or there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from psycopg.types.json import Jsonb
 
@@ -17,8 +18,9 @@ from optim.space import Space
 from services import outbox
 from services.db import Connection, row, rows
 from services.spec import Objective
-from services.studies.propose import Candidate, merit
+from services.studies.propose import Candidate, baselines, merit
 from services.studies.record import Study, Trial
+from services.studies.space import space_of
 
 #: metrics that ask for the reference's answers: their aim is to say what it says
 LIKE_REFERENCE = ("negative_flip_rate", "churn", "inconsistency")
@@ -27,8 +29,23 @@ Aim = tuple[Task, ...]
 
 
 def descends(study: Study) -> bool:
-    """Whether the study's method is one with gradients."""
-    return study.spec.search.method in DESCENTS
+    """Whether the study's method is one with gradients, or begins with some descents."""
+    return study.spec.search.method in DESCENTS or study.spec.search.warm_start > 0
+
+
+def warming(
+    connection: Connection, study: Study, trials: Sequence[Trial], *, closing: bool
+) -> bool:
+    """Whether the searcher has to wait for descents that it is to start from; starts them as soon
+    as the baselines stand."""
+    if study.spec.search.warm_start == 0:
+        return False
+    slots = {trial.slot: trial for trial in trials}
+    stand = all(one.slot in slots and slots[one.slot].closed for one in baselines(study))
+    if not stand:
+        return not closing
+    waits = under_way(connection, study, trials, closing=closing)
+    return waits or not all(trial.closed for trial in trials if trial.role == "warm")
 
 
 def enter(connection: Connection, study: Study) -> list[Candidate]:
@@ -40,7 +57,7 @@ def enter(connection: Connection, study: Study) -> list[Candidate]:
         slot = f"d{one['number']:03d}"
         found.append(
             Candidate(
-                role="search",
+                role="warm" if study.spec.search.warm_start else "search",
                 slot=slot,
                 label=f"descent {one['number']}",
                 weights=tuple(one["weights"]),
@@ -93,10 +110,16 @@ def jobs(
 ) -> list[tuple[tuple[float, ...], Job]]:
     """(preference among the aims, job) of every descent: at most one a trial of the budget."""
     search = study.spec.search
-    options = DESCENTS[search.method].settings(search.options)
-    aims = _imitations(connection, study, trials) if search.method == "dam" else _aims(study)
-    count = min(options["directions"], study.spec.budget.trials)
-    space = Space(len(study.pool.members), *search.box)
+    warm = search.warm_start > 0
+    method = DESCENTS["gradient" if warm else search.method]
+    options = method.settings({"directions": search.warm_start} if warm else search.options)
+    if search.method == "dam":
+        aims = _imitations(connection, study, trials)
+    else:
+        aims = _aims(study, options.get("loss", "supervised"))
+    most = options["directions"] if warm else study.spec.budget.trials
+    count = min(options["directions"], most)
+    space = space_of(study)
     common = {
         "parents": study.pool.digests, "dtype": study.pool.dtype, "seed": search.seed,
         "steps": options["steps"], "batch": options["batch"], "rate": options["rate"],
@@ -110,9 +133,11 @@ def jobs(
         bounds = {"low": tuple(space.low.tolist()), "high": tuple(space.high.tolist())}
         start = tuple(_start(study, trials, space, options["start"]))
         more = {**common, **bounds, "grain": options["grain"], "start": start}
+    # DAM's loss is a sum over experts, not a mean: its similarity term is weighed against that
+    scale = len(aims) if search.method == "dam" else 1
     return [
-        (preference, Job(tasks=_weighed(aims, preference), **more))
-        for preference in preferences(len(aims), count)
+        (shares, Job(tasks=_weighed(aims, [scale * share for share in shares]), **more))
+        for shares in preferences(len(aims), count)
     ]
 
 
@@ -138,13 +163,13 @@ def _weighed(aims: Sequence[Aim], preference: Sequence[float]) -> tuple[Task, ..
     )
 
 
-def _aims(study: Study) -> list[Aim]:
+def _aims(study: Study, loss: str) -> list[Aim]:
     """One aim per objective, without doubles: what is lowered to move it."""
-    found = dict.fromkeys(_aim(study, axis) for axis in study.spec.axes)
+    found = dict.fromkeys(_aim(study, axis, loss) for axis in study.spec.axes)
     return list(found)
 
 
-def _aim(study: Study, axis: Objective) -> Aim:
+def _aim(study: Study, axis: Objective, loss: Any) -> Aim:
     suites = [s.name for s in study.scored] if axis.suite is None else [axis.suite]
     if axis.metric in LIKE_REFERENCE:
         reference = study.pool.names.index(study.reference)
@@ -152,7 +177,6 @@ def _aim(study: Study, axis: Objective) -> Aim:
             Task(suite=name, loss="imitate", teacher=reference, weight=1 / len(suites))
             for name in suites
         )
-    loss = DESCENTS["gradient"].settings(study.spec.search.options)["loss"]
     return tuple(Task(suite=name, loss=loss, weight=1 / len(suites)) for name in suites)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from services.studies.evidence import Evidence
 
 BASELINES = ("reference", "single", "uniform")
+#: of trials that a searcher starts from
+START_ROLES = (*BASELINES, "warm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ def _greedy(study: Study, by_slot: dict[str, Trial]) -> list[Candidate]:
     results = {
         trial.weights[: len(order)]: quality(observation(study, trial))
         for trial in by_slot.values()
-        if trial.role != "search" and trial.closed
+        if trial.role not in ("warm", "search") and trial.closed
     }
     row = greedy_next(order, results)
     weights = () if row is None else space_of(study).repeated(row)
@@ -141,8 +143,9 @@ def searcher_of(study: Study, trials: Sequence[Trial], evidence: Evidence) -> Se
     told = [t for t in trials if t.role in BASELINES and t.objectives is not None]
     options: dict[str, Any] = dict(search.options)
     if any(option.name == "start" for option in METHODS[search.method].options):
-        best = sorted(told, key=lambda t: (max(t.violation or 0, 0.0), -merit(study, t), t.number))
-        options.setdefault("start", [list(t.weights) for t in best])
+        begin = [t for t in trials if t.role in START_ROLES and t.objectives is not None]
+        begin.sort(key=lambda t: (max(t.violation or 0.0, 0.0), -merit(study, t), t.number))
+        options.setdefault("start", [list(t.weights) for t in begin])
     if any(option.name == "reference" for option in METHODS[search.method].options):
         index = study.pool.names.index(study.reference)
         options.setdefault("reference", single_weights(len(study.pool.names), index))

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from psycopg.types.json import Jsonb
 
 from optim.descent import DESCENTS
 from services import outbox, registry
-from services.db import Connection, Database, row, rows
+from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, SpecRefused
-from services.spec import Constraint, Objective, StudySpec, spec_from_dict
+from services.spec import METRICS, Constraint, Groups, Objective, StudySpec, spec_from_dict
 from services.studies import earlier
 from services.studies.budget import Spent, affordable
 from services.studies.space import make_space
@@ -45,7 +44,7 @@ def submit(
         suites = [registry.suite_row(connection, name) for name in spec.suites]
         check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
         check_budget(spec, pool, sum(suite["search_items"] for suite in suites))
-        check_gradients(spec, {suite["name"]: suite["settings"] for suite in suites})
+        check_gradients(spec, suites)
         made = row(
             connection,
             "studies.insert",
@@ -123,18 +122,33 @@ def check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
                 )
 
 
-def check_gradients(spec: StudySpec, settings: dict[str, dict[str, Any]]) -> None:
-    """Raise SpecRefused where a method with gradients meets a suite (its settings by name) that
-    has none."""
-    if spec.search.method not in DESCENTS:
+def check_gradients(spec: StudySpec, suites: Sequence[Row]) -> None:
+    """Raise SpecRefused where a method with gradients meets a suite that has none, or an objective
+    that is to become worse."""
+    if spec.search.method not in DESCENTS and not spec.search.warm_start:
         return
-    judged = [name for name, found in settings.items() if found.get("task") is not None]
+    if spec.search.groups != Groups():
+        raise SpecRefused(
+            "searches with gradients have one row of weights, or grains of their own",
+            where="spec: search.groups",
+            mend="Leave groups out; options.grain of the method gives layers their own weights",
+        )
+    judged = [suite["name"] for suite in suites if suite["settings"].get("task") is not None]
     if judged:
         raise SpecRefused(
-            f"{spec.search.method} needs gradients, and suite {judged[0]!r} is judged by lm-eval",
-            where="spec: search.method",
-            mend="Leave the suite out, or use a method without gradients",
+            f"the search needs gradients, and suite {judged[0]!r} is judged by lm-eval",
+            where="spec: search",
+            mend="Leave the suite out, or use a method without gradients and no warm_start",
         )
+    texts = [suite["name"] for suite in suites if suite["form"] == "text"]
+    for index, axis in enumerate(spec.axes):
+        better = "minimize" if axis.suite in texts else METRICS[axis.metric]
+        if axis.direction not in (None, better):
+            raise SpecRefused(
+                f"the search goes down a loss, which cannot {axis.direction} {axis.label}",
+                where=f"spec: objectives.{index}.direction",
+                mend="Leave the direction out, or use a method without gradients",
+            )
 
 
 def _existing(connection: Connection, key: str, spec: StudySpec) -> Submitted:

@@ -110,7 +110,7 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
     reference = check_pool(spec, pool)
     space = make_space(spec.search, pool, reference)
     check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
-    check_gradients(spec, {suite["name"]: suite["settings"] for suite in suites})
+    check_gradients(spec, suites)
     members = len(pool.members)
     searched = sum(suite["search_items"] for suite in suites)
     finals = sum(suite["validation_items"] + suite["test_items"] for suite in suites)

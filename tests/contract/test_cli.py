@@ -14,6 +14,7 @@ import click
 import pytest
 
 import services.cli as command_line
+from optim.descent import DESCENTS
 from optim.search import METHODS
 from services.queue import celery_app
 from services.settings import Settings, settings
@@ -115,7 +116,7 @@ def test_every_setting_is_documented() -> None:
 
 def test_every_searcher_and_option_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "searchers.md").read_text()
-    for name, method in METHODS.items():
+    for name, method in (METHODS | DESCENTS).items():
         section = text.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
         assert [o.name for o in method.options if f"`{o.name}`" not in section] == []
 

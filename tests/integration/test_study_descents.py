@@ -4,6 +4,7 @@ process; and the bookkeeping of descents whatever happens to their workers."""
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -15,10 +16,11 @@ import pytest
 from optim.descent import Job, State
 from optim.recipe import Recipe
 from services import descents, outbox
+from services.cli import front
 from services.descents import Claim
 from services.errors import BadInput, SpecRefused
 from services.settings import Settings
-from services.studies import control
+from services.studies import control, read
 from services.studies.advance import advance
 from services.sweep import sweep
 from workers.descent import run_descent
@@ -159,6 +161,7 @@ def test_each_suites_expert_is_the_checkpoint_that_is_best_on_it(driver: Driver)
         "AND t.study_id = %s",
         number,
     )
+    assert [task.weight for task in job.tasks] == pytest.approx([1.0] * 3)
     for task in job.tasks:
         mine = {s["label"]: s["value"] for s in scores if s["suite"] == task.suite}
         best = min(mine.values()) if task.suite == "read" else max(mine.values())
@@ -202,7 +205,9 @@ def test_a_descent_goes_on_where_its_dead_worker_stood(
     assert made(driver, number)[0]["cost"]["items"] == made(driver, undisturbed)[0]["cost"]["items"]
 
 
-def test_failures_have_kinds(driver: Driver, assert_invariants: AssertInvariants) -> None:
+def test_failures_have_kinds(
+    driver: Driver, assert_invariants: AssertInvariants, capsys: pytest.CaptureFixture[str]
+) -> None:
     number = begun(driver, spec("gradient", "directions: 3"))
     bad, unlucky, good = (claim(driver, number) for _ in range(3))
     fail = descents.fail
@@ -224,6 +229,12 @@ def test_failures_have_kinds(driver: Driver, assert_invariants: AssertInvariants
     assert "descent 0 failed: no" in told
     assert "descent 1 abandoned: oh" in told
     assert any(text.startswith("descent 2 ended after 7 steps") for text in told)
+    front.print_front(driver.database, number)
+    shown = capsys.readouterr().out
+    assert "descents (gradient)" in shown
+    assert re.search(r"0 .*failed .* no\b", shown)
+    assert re.search(r"2 .*complete +7 +0.5000 +12", shown)
+    assert read.study_summary(driver.database, number)["budget"] == 3
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -306,6 +317,52 @@ def test_options_are_checked_when_the_study_is_submitted(driver: Driver) -> None
         driver.submit(spec("gradient", "grain: rows"))
     with pytest.raises(SpecRefused, match=r"search\.options\.grain: dam has no such option"):
         driver.submit(spec("dam", "grain: model"))
+    upwards = "{metric: churn, direction: maximize}"
+    with pytest.raises(SpecRefused, match="cannot maximize churn"):
+        driver.submit(spec("gradient", objectives=f"macro, {upwards}"))
     driver.sql("UPDATE suite SET settings = settings || '{\"task\": {}}' WHERE name = 'pick'")
     with pytest.raises(SpecRefused, match="needs gradients, and suite 'pick' is judged by lm-eval"):
         driver.submit(spec("gradient"))
+
+
+def test_a_searcher_starts_from_what_descents_found(
+    driver: Driver, assert_invariants: AssertInvariants
+) -> None:
+    text = spec("cma-es", "population: 4", trials=9).replace("seed: 3", "seed: 3, warm_start: 2")
+    plain = driver.submit(text.replace("warm_start: 2", "warm_start: 0"))
+    driver.run(plain)
+    number = begun(driver, text)
+    # baselines stand, the searcher waits
+    assert not [t for t in driver.trials(number) if t.role in ("search", "warm")]
+    jobs = [Job.from_dict(d["job"]) for d in made(driver, number)]
+    assert [(job.grain, job.steps) for job in jobs] == [("model", 60)] * 2
+    for _ in range(2):
+        assert ended(driver, claim(driver, number))
+        driver.run(number)
+    assert driver.study(number).state == "finished"
+    trials = driver.trials(number)
+    assert [t.slot for t in trials if t.role == "warm"] == ["d000", "d001"]
+    searched = [t.weights for t in trials if t.role == "search"]
+    assert len(searched) == 9
+    # the first of them come after the last descent's candidate was told
+    assert min(t.number for t in trials if t.role == "search") > max(
+        t.number for t in trials if t.role == "warm"
+    )
+    assert searched[0] != next(t.weights for t in driver.trials(plain) if t.role == "search")
+    for one in (plain, number):
+        assert_invariants(driver.database, one, driver.config)
+
+
+def test_a_searcher_does_not_wait_for_descents_that_failed(driver: Driver) -> None:
+    text = spec("random", "", trials=3).replace("seed: 3", "warm_start: 1")
+    number = begun(driver, text)
+    held = claim(driver, number)
+    descents.fail(driver.database, held, "no", retryable=False, config=driver.config)
+    driver.run(number)
+    assert driver.study(number).state == "finished"
+    assert len([t for t in driver.trials(number) if t.role == "search"]) == 3
+
+
+def test_descents_do_not_start_from_descents(driver: Driver) -> None:
+    with pytest.raises(SpecRefused, match="warm_start is for other methods"):
+        driver.submit(spec("gradient").replace("seed: 3", "warm_start: 1"))

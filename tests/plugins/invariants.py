@@ -217,13 +217,13 @@ def _descents(connection: Connection, study: Study, trials: Sequence[Trial]) -> 
         "SELECT *, attempt - forgiven AS tries FROM descent WHERE study_id = %(study)s",
         study,
     )
-    found = {t.slot: t for t in trials if t.role == "search" and t.slot.startswith("d")}
+    found = {t.slot: t for t in trials if t.role in ("search", "warm") and t.slot[0] == "d"}
     complete = {f"d{d['number']:03d}": d for d in made if d["state"] == "complete"}
     assert set(found) <= set(complete)
     for slot, t in found.items():
         assert Recipe.from_dict(complete[slot]["recipe"]).digest == t.recipe_digest
         assert tuple(complete[slot]["weights"]) == t.weights
-    assert len(found) <= study.spec.budget.trials
+    assert len(found) <= max(study.spec.budget.trials, study.spec.search.warm_start)
     if study.state in ("finished", "failed", "cancelled"):
         assert not [d for d in made if d["state"] in ("queued", "running")]
     if study.state == "finished":

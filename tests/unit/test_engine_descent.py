@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from optim.descent import Job, State, Task
 from optim.descent.job import GRAINS
@@ -273,6 +276,45 @@ def test_finite_differences_say_the_same(members: Members, grain: str) -> None:
             way /= np.linalg.norm(way)
             up, down = (one.slope(x + s * 2e-2 * way, 0)[0] for s in (1, -1))
             assert (up - down) / 4e-2 == pytest.approx(way @ gradient, rel=0.05, abs=2e-3)
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of everything that torch has made and nobody has let go of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {
+            t.untyped_storage()._cdata for t in tree_leaves(args) if isinstance(t, torch.Tensor)
+        }
+        for tensor in tree_leaves(out):
+            # a view of something is nothing new, be it of the pool
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given:
+                storage = tensor.untyped_storage()
+                self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self._made = {k: (ref, n) for k, (ref, n) in self._made.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(n for _, n in self._made.values()))
+        return out
+
+
+@pytest.mark.parametrize("grain", ["layers", "columns"])
+def test_more_parents_need_no_more_memory(tiny_model: Save, tmp_path: Path, grain: str) -> None:
+    """Beside the pool and the coefficients; a graph over the parents would hold each of them."""
+    members = perturbed(tiny_model("Llama"), tmp_path, 8)
+    peaks = {}
+    for count in (2, 8):
+        one = descent(members[:count], TASKS["text"], grain=grain)
+        x = point(one)
+        with one.watched(), Live() as live:
+            one.slope(x, 0)
+        weights = 4 * sum(one.counts.values())
+        peaks[count] = live.peak - 16 * one.blocks.size
+    assert peaks[8] < peaks[2] + 0.1 * weights
+    assert peaks[8] > 1000
 
 
 def test_one_weight_gradient_at_a_time_whatever_the_number_of_parents(

@@ -59,7 +59,7 @@ MARKS = {
 def kind(candidate: CandidateView) -> str:
     """Which of `MARKS` a candidate is drawn as."""
     role = candidate.trial.role
-    if role != "search":
+    if role not in ("warm", "search"):
         return role
     if not candidate.feasible:
         return "infeasible"

@@ -35,6 +35,11 @@ CREATE TABLE descent (
 );
 CREATE INDEX descent_open ON descent (state, lease_until) WHERE state IN ('queued', 'running');
 
+-- what a descent found before another searcher begins
+ALTER TABLE trial DROP CONSTRAINT trial_role_check;
+ALTER TABLE trial ADD CONSTRAINT trial_role_check
+    CHECK (role IN ('reference', 'single', 'uniform', 'greedy', 'warm', 'search'));
+
 ALTER TABLE outbox DROP CONSTRAINT outbox_topic_check;
 ALTER TABLE outbox ADD CONSTRAINT outbox_topic_check
     CHECK (topic IN ('advance', 'evaluate', 'publish', 'descend'));

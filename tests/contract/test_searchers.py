@@ -182,8 +182,8 @@ def test_a_search_rebuilt_from_its_rows_goes_on_as_if_never_stopped(
 
 
 def test_equal_seeds_search_alike_and_others_differently(make: Make, method: str) -> None:
-    assert searched(make(seed=5), 10) == searched(make(seed=5), 10)
-    assert (searched(make(seed=5), 10) == searched(make(seed=6), 10)) == (method in SWEEPS)
+    assert searched(make(seed=5), 7) == searched(make(seed=5), 7)
+    assert (searched(make(seed=5), 7) == searched(make(seed=6), 7)) == (method in SWEEPS)
 
 
 def test_what_is_known_is_never_suggested_again(make: Make, space: Space, trials: int) -> None:

@@ -60,8 +60,10 @@ def choose(connection: Connection, study_id: int) -> None:
         studies.add(found["study_id"])
     text = "found no results of earlier studies to start from"
     if seen:
-        named = ", ".join(map(str, sorted(studies)))
-        text = f"starts from {len(seen)} results of studies {named}"
+        named = ("study " if len(studies) == 1 else "studies ") + ", ".join(
+            map(str, sorted(studies))
+        )
+        text = f"starts from {len(seen)} results of {named}"
     rows(connection, "studies.event", study=study_id, text=text)
 
 

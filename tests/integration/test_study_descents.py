@@ -313,7 +313,7 @@ def test_a_changed_suite_ends_the_descent_for_good(driver: Driver, keeper: Engin
 
 
 def test_options_are_checked_when_the_study_is_submitted(driver: Driver) -> None:
-    with pytest.raises(SpecRefused, match=r"search\.options\.grain: 'rows' is not one of model"):
+    with pytest.raises(SpecRefused, match=r"search\.options\.grain: 'rows' is not one of .'model'"):
         driver.submit(spec("gradient", "grain: rows"))
     with pytest.raises(SpecRefused, match=r"search\.options\.grain: dam has no such option"):
         driver.submit(spec("dam", "grain: model"))

@@ -23,7 +23,7 @@ BETS, TAKEN_OFF = np.array([0.12, 0.3, 0.6, 0.95]), np.array([0.0, 1.0])
 #: totals closer together than this are equal: sums of weights round
 EQUAL = 1e-9
 #: totals among which a confidence bound is looked for
-GRID = 257
+GRID = 129
 
 
 class Bets:

@@ -204,14 +204,15 @@ class Race:
     def _axes(self) -> list[tuple[Metric, str | None]]:
         return [(axis.metric, axis.suite) for axis in self.study.spec.axes]
 
-    def _objective(self, metric: Metric, suite: str | None) -> dict[str, float]:
+    def _objective(self, metric: Metric, suite: str | None) -> dict[str, float | None]:
         """Estimate of a metric from what was seen, and a betting confidence sequence's bounds."""
         if suite is not None and self.study.form(suite) == "text":
-            known = self._texts.get(suite, self._reference[suite]).score()
-            return {"estimate": known, "low": known, "high": known}
+            if suite in self._texts:
+                known = self._texts[suite].score()
+                return {"estimate": known, "low": known, "high": known}
+            return {"estimate": self._reference[suite].score(), "low": None, "high": None}
         items, weights = self.items, self.items.weights(metric, suite)
-        own = racing.item_values(metric, items.was, items.before, items.was, items.before)
-        most = racing.most_possible(metric, items.was)
+        own, most = self._own(metric), racing.most_possible(metric, items.was)
         # stopped by a text before any block came: nothing of it is known
         blocks = [at for at in self._blocks or [np.arange(len(items))] if weights[at].any()]
         count = sum(bool(self._seen[at].all()) for at in blocks)
@@ -222,18 +223,23 @@ class Race:
             _by_block(weights * (most - own), blocks),
         )
         base = float(weights @ own)
-        estimate = min(max(base + self._change(metric, weights, own), base + low), base + high)
+        estimate = min(max(self._estimate(metric, weights), base + low), base + high)
         return {"estimate": estimate, "low": base + low, "high": base + high}
 
-    def _change(self, metric: Metric, weights: np.ndarray, own: np.ndarray) -> float:
-        """From the reference's value to the candidate's, as if every suite went on as it began."""
-        change = self._values(metric, slice(None)) - own
-        total = 0.0
+    def _estimate(self, metric: Metric, weights: np.ndarray) -> float:
+        """A metric as if every suite went on as it began: the reference's, changed by so much."""
+        own = self._own(metric)
+        change, total = self._values(metric, slice(None)) - own, float(weights @ own)
         for part in self.items.parts.values():
             seen = self._seen[part]
             if seen.any():
                 total += float(weights[part].sum() * change[part][seen].mean())
-        return total
+        return min(max(total, 0.0), 1.0)
+
+    def _own(self, metric: Metric) -> np.ndarray:
+        """The reference's values."""
+        items = self.items
+        return racing.item_values(metric, items.was, items.before, items.was, items.before)
 
     def _violation(self) -> float:
         """Sum over the constraints of how far each seems to be missed."""
@@ -248,7 +254,7 @@ class Race:
         if kept.claim is None:
             found = self._texts.get(kept.suite)
             return 0.0 if found is None else text_missed(kept, found)
-        value = self._objective(kept.constraint.metric, kept.suite or None)["estimate"]
+        value = self._estimate(kept.constraint.metric, kept.claim.weights)
         if kept.constraint.metric == "macro":
             return kept.claim.sign * value - kept.claim.limit
         n = int((kept.claim.weights > 0).sum())

@@ -5,7 +5,7 @@ group takes pool after pool, as it does in a worker.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from services.checkpoints import read_checkpoint
 from services.errors import BadInput, TrialRejected
 from services.settings import Settings
 from services.suites import Item, Suite
-from workers.engine.client import Aborted, Engine, SuiteResult
+from tests.plugins.shuffled import Shuffled
+from workers.engine.client import Aborted, Engine, Stopped, SuiteResult
 
 pytestmark = pytest.mark.timeout(300)
 LETTERS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz =."]
@@ -298,6 +299,39 @@ def test_tensors_that_are_the_same_in_all_parents(
             results.append({result.suite: result for result in found})
         assert len(digests) == 1
         check_same(*results)
+
+
+class StopsAfter(Shuffled):
+    """Says stop after so many blocks."""
+
+    def __init__(self, blocks: int, suites: list[str]) -> None:
+        super().__init__(1, suites)
+        self.blocks = blocks
+
+    def block(self, number: int, arrays: Mapping[str, np.ndarray]) -> bool:
+        return super().block(number, arrays) and number + 1 < self.blocks
+
+
+@pytest.mark.parametrize("kind", ["auto", "zero3"])
+def test_blocks_come_in_one_order_and_all_ranks_stop_together(
+    engines: dict[str, Engine], members: list[tuple[str, Path]], kind: str
+) -> None:
+    suites = make_suites()
+    scored = [suite.name for suite in suites if suite.form != "text"]
+    recipe = Recipe(parents=tuple(d for d, _ in members), weights=WEIGHTS, dtype="float32")
+    _, whole = run(engines["one"], members, suites)
+    orders = []
+    for name in ("one", kind):
+        engines[name].load(members, "float32")
+        with pytest.raises(Stopped) as stopped:
+            engines[name].evaluate(recipe, suites, None, race=StopsAfter(3, scored))
+        assert stopped.value.tokens > 0
+        race, found = Shuffled(7, scored), list[SuiteResult]()
+        engines[name].evaluate(recipe, suites, None, race=race, on_suite=found.append)
+        orders.append(race.drawn)
+        check_same({suite.name: whole[suite.name] for suite in suites},
+                   {result.suite: result for result in found})  # fmt: skip
+    assert orders[0] == orders[1]
 
 
 @pytest.mark.parametrize("kind", ["auto", "zero3"])

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from race import raced
 from rows import Rows
 from testbeds import Stories, Testbed, digits, synthetic
 
@@ -31,6 +32,7 @@ from optim.search.model import ItemModel
 from optim.space import Space
 
 PEERS = ("nsga-ii", "tpe", "cma-es")
+RACED = "margin-surrogate"
 SURROGATES = ("margin-surrogate", "metric-surrogate")
 OTHERS = ("nsga-iii", "gp", "random")
 #: evaluations of a surrogate, and those after which held-out items are looked at
@@ -42,6 +44,10 @@ class Run:
     """One search: hypervolume after every evaluation, and of its fronts on held-out items."""
 
     volumes: list[float] = field(default_factory=list)
+    #: items scored up to and with each evaluation, and of one whole candidate
+    items: list[int] = field(default_factory=list)
+    items_each: int = 0
+    stopped: int = 0
     held_out: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -84,6 +90,7 @@ def compare(
     for method in (m for m in (*PEERS, *SURROGATES, *others) if m in METHODS):
         trials = SHORT if method in SURROGATES else options.trials
         runs[method] = [search(bed_of(s), method, s, trials) for s in range(options.seeds)]
+    with_races = [search(bed_of(s), RACED, s, SHORT, race=True) for s in range(options.seeds)]
     peers = [runs[method] for method in PEERS if method in runs]
     targets = [max(found[s].volumes[-1] for found in peers) for s in range(options.seeds)]
     for method, found in runs.items():
@@ -112,6 +119,27 @@ def compare(
             {"x": i + 1, "share": share(found, targets, i + 1)[0]} for i in range(most)
         ]
 
+    saved(rows, name, with_races, targets, options.trials)
+
+
+def saved(rows: Rows, name: str, raced: list[Run], targets: list[float], trials: int) -> None:
+    """Item evaluations until the target with racing, over those of so many whole candidates."""
+    shares = [
+        next((i for i, v in zip(run.items, run.volumes, strict=True) if v >= target), run.items[-1])
+        / (run.items_each * trials)
+        for run, target in zip(raced, targets, strict=True)
+    ]
+    never = sum(run.volumes[-1] < t for run, t in zip(raced, targets, strict=True))
+    rows.add(
+        f"{name}, item evaluations to the target, {RACED} with racing, over {trials} candidates",
+        float(np.median(shares)),
+        "share",
+        at_most=0.1,
+        note=f"{min(shares):.3f} to {max(shares):.3f}; {never} of {len(raced)} never",
+    )
+    stopped = float(np.median([run.stopped / len(run.volumes) for run in raced]))
+    rows.add(f"{name}, candidates that racing stopped, {RACED}", stopped, "share")
+
 
 def share(found: list[Run], targets: list[float], after: int) -> tuple[float, str]:
     """Median share of the target after some evaluations, with its unit."""
@@ -119,9 +147,9 @@ def share(found: list[Run], targets: list[float], after: int) -> tuple[float, st
     return float(np.median(shares)), "share"
 
 
-def search(bed: Testbed, method: str, seed: int, trials: int) -> Run:
+def search(bed: Testbed, method: str, seed: int, trials: int, *, race: bool = False) -> Run:
     """One search of one testbed."""
-    known, run = bed.baselines(), Run()
+    known, run = bed.baselines(), Run(items_each=len(bed.suites[0]))
     singles = np.array([row.values for row in known[: bed.n]])
     reference = (singles.max(axis=0) + 0.01).tolist()
     options = {}
@@ -136,8 +164,14 @@ def search(bed: Testbed, method: str, seed: int, trials: int) -> Run:
         begun = time.process_time()
         asked = searcher.ask(rows, trials - len(rows))
         run.seconds += time.process_time() - begun
+        told = [*known, *rows]
         for one in asked:
-            rows.append(bed.observe(one.slot, one.weights))
+            result, items = bed.observe(one.slot, one.weights), run.items_each
+            if race:
+                result, items = raced(bed, result, told, 1000 * seed + len(rows))
+            rows.append(result)
+            run.items.append(items + (run.items[-1] if run.items else 0))
+            run.stopped += result.state == "stopped"
             found = [row.values for row in (*known, *rows)]
             run.volumes.append(hypervolume(found, [0.0] * len(found), reference))
     for look in {*(n for n in LOOKS if n <= trials), trials}:
@@ -147,6 +181,7 @@ def search(bed: Testbed, method: str, seed: int, trials: int) -> Run:
 
 def held_out(bed: Testbed, rows: list[Observation]) -> float:
     """Hypervolume on held-out items of the front of the searched ones."""
+    rows = [row for row in rows if row.state == "complete"]
     found = ranks([row.values for row in rows], [0.0] * len(rows))
     front = [row.weights for row, rank in zip(rows, found, strict=True) if rank == 1]
     values = [bed.values(bed.margins(weights)[1], 1) for weights in front]

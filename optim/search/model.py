@@ -100,7 +100,7 @@ class ItemModel(Model):
         partial: Sequence[Observation] = (),
     ) -> ItemModel:
         """On complete results that have signals, and on `partial` ones, whose signals are NaN
-        where nothing was scored: there the complete ones' prediction stands in."""
+        where nothing was scored: there a prediction stands in."""
         z, values, violations = _points(space, rows)
         signal = np.stack([row.signal for row in rows if row.signal is not None])
         signal = signal.astype(np.float64)
@@ -111,13 +111,14 @@ class ItemModel(Model):
         factors = min(factorised(z), key=_Wrong(question, signal))
         if partial:
             more = space.coordinates([row.weights for row in partial])
-            seen = np.stack([row.signal for row in partial if row.signal is not None])
-            unseen, at = np.isnan(seen), factors.rows(more)
-            signal = np.vstack([signal, np.where(unseen, at @ factors.weights(signal), seen)])
+            part = np.stack([row.signal for row in partial if row.signal is not None])
+            seen, at = np.isfinite(part), factors.rows(more)
+            completed = _completed(question, part, seen, at @ factors.weights(signal))
+            signal = np.vstack([signal, completed])
             if changed is not None:
-                told = np.stack([row.changed for row in partial if row.changed is not None])
-                told = np.where(unseen, at @ factors.weights(changed), told)
-                changed = np.vstack([changed, told])
+                part = np.stack([row.changed for row in partial if row.changed is not None])
+                completed = _completed(question, part, seen, at @ factors.weights(changed))
+                changed = np.vstack([changed, completed])
             (factors,) = factorised(np.vstack([z, more]), [factors.kernel], [factors.ridge])
         dual = factors.weights(signal)
         left_out = factors.left_out(signal, dual)[: len(rows)]
@@ -146,6 +147,22 @@ class ItemModel(Model):
         if self.dual_changed is not None:
             changed = np.clip(rows @ self.dual_changed, 0.0, 1.0)
         return forecast(self.question, _right(self.question, rows @ self.dual, self.noise), changed)
+
+
+def _completed(
+    question: Question, part: np.ndarray, seen: np.ndarray, predicted: np.ndarray
+) -> np.ndarray:
+    """float64 [n, items]: what was seen, and predictions elsewhere, moved by as much as they were
+    wrong on what was seen of the same suite: a stopped candidate is worse than was thought."""
+    found = np.where(seen, part, predicted)
+    start = 0
+    for suite in question.suites:
+        own = slice(start, start + len(suite))
+        start = own.stop
+        count = seen[:, own].sum(axis=1, keepdims=True)
+        wrong = np.where(seen[:, own], part[:, own] - predicted[:, own], 0.0).sum(1, keepdims=True)
+        found[:, own] += np.where(seen[:, own], 0.0, wrong / np.maximum(count, 1))
+    return found
 
 
 class _Wrong:

@@ -20,7 +20,7 @@ from services.cli import front
 from services.descents import Claim
 from services.errors import BadInput, SpecRefused
 from services.settings import Settings
-from services.studies import control, read
+from services.studies import control, read, views
 from services.studies.advance import advance
 from services.sweep import sweep
 from workers.descent import run_descent
@@ -277,6 +277,9 @@ def test_a_study_that_waits_for_descents_is_not_asleep(driver: Driver) -> None:
 def test_pause_resume_and_cancel(driver: Driver) -> None:
     number = begun(driver, spec("gradient", "directions: 2"))
     held = claim(driver, number)
+    (flying,) = views.in_flight(driver.database)
+    assert (flying["split"], flying["worker"], flying["attempt"]) == ("descent", "driver", 1)
+    assert views.flight(driver.database, number) == {"running": 1, "share": 0.0}
     control.pause(driver.database, number)
     waiting = driver.database.rows("descents.queued", study=number)[0]["id"]
     assert descents.claim(driver.database, waiting, "driver", driver.config) is None

@@ -28,7 +28,14 @@ SELECT t.study_id AS study, s.name, t.number, e.split, e.worker, e.attempt, e.pr
 FROM evaluation e
 JOIN trial t ON t.id = e.trial_id
 JOIN study s ON s.id = t.study_id
-WHERE e.state = 'running' ORDER BY e.started_at LIMIT 200
+WHERE e.state = 'running'
+UNION ALL
+SELECT d.study_id, s.name, d.number, 'descent', d.worker, d.attempt, d.progress,
+       extract(epoch FROM clock_timestamp() - d.started_at)::float8,
+       extract(epoch FROM d.lease_until - clock_timestamp())::float8
+FROM descent d JOIN study s ON s.id = d.study_id
+WHERE d.state = 'running'
+ORDER BY seconds DESC LIMIT 200
 
 -- name: queues
 SELECT s.id AS study, s.name, s.state,
@@ -48,7 +55,9 @@ SELECT count(*) FILTER (WHERE state = 'queued') AS queued,
 SELECT pool_id AS pool, count(*) AS studies FROM study GROUP BY 1
 
 -- name: flight
--- What runs of one study right now, as a share of evaluations.
-SELECT count(*) AS running, coalesce(sum(e.progress), 0)::float8 AS share
+-- What runs of one study right now; `share` counts in evaluations, of which descents are none.
+SELECT count(*) + (SELECT count(*) FROM descent d
+                   WHERE d.study_id = %(study)s AND d.state = 'running') AS running,
+       coalesce(sum(e.progress), 0)::float8 AS share
 FROM evaluation e JOIN trial t ON t.id = e.trial_id
 WHERE t.study_id = %(study)s AND e.state = 'running'

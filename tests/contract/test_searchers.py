@@ -46,8 +46,9 @@ QUESTION = Question(
 Make = Callable[..., Searcher]
 #: end when their recipes are tried, and use no random numbers
 SWEEPS = ("softmax", "bcwi", "greedy")
-#: trials of a search; a Gaussian process thinks about each for a fifth of a second
-TRIALS = {"gp": 7}
+#: trials of a search; a Gaussian process thinks about each for a fifth of a second, a surrogate
+#: about a generation of six for as long
+TRIALS = {"gp": 7, "margin-surrogate": 20, "metric-surrogate": 20}
 #: goals, seconds of CPU: 1 for all but Gaussian processes (measured: 5, two of them imports)
 SECONDS = {"gp": 15.0}
 
@@ -438,7 +439,8 @@ def test_a_thousand_trials_of_sixteen_parents_are_replayed_within_a_second(
     searcher = make_searcher(method, space=space, objectives=3, seed=0)
     rows = invented(searcher, 1000)
     started = time.process_time()
-    assert len(searcher.ask(rows, 4)) == 4 or method in SWEEPS
+    # the last generation may not have four left
+    assert searcher.ask(rows, 4) or method in SWEEPS
     assert time.process_time() - started < SECONDS.get(method, 1.0)
 
 

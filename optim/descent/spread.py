@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 
 import numpy as np
+
+from optim.search.directions import lattice
 
 #: points of the lattice that preferences are taken from, at most
 LATTICE = 20_000
@@ -21,29 +23,23 @@ def preferences(aims: int, count: int) -> list[tuple[float, ...]]:
         raise ValueError(f"preferences: {count} of {aims} aims, both must be above 0")
     if aims == 1:
         return [(1.0,)]
-    lattice = _lattice(aims, count)
+    points = _lattice(aims, count)
     chosen = [np.full(aims, 1.0 / aims)]
-    distance = np.linalg.norm(lattice - chosen[0], axis=1)
+    distance = np.linalg.norm(points - chosen[0], axis=1)
     while len(chosen) < count and distance.max() > 1e-9:
-        point = lattice[int(np.argmax(np.round(distance, 9)))]
+        point = points[int(np.argmax(np.round(distance, 9)))]
         chosen.append(point)
-        distance = np.minimum(distance, np.linalg.norm(lattice - point, axis=1))
+        distance = np.minimum(distance, np.linalg.norm(points - point, axis=1))
     return [tuple(map(float, point)) for point in chosen]
 
 
 def _lattice(aims: int, count: int) -> np.ndarray:
-    """float64 [points, aims]: all multiples of 1/H that sum to 1, several times `count` of them."""
-    parts, points = 1, _points(aims, 1)
+    """float64 [points, aims]: all multiples of 1/H that sum to 1, several times `count` of them,
+    corners in the order of the aims."""
+    parts, points = 1, lattice(aims, 1)
     while len(points) < 4 * count or parts < 4:
-        finer = _points(aims, parts + 1)
-        if len(finer) > LATTICE:
+        if math.comb(parts + aims, aims - 1) > LATTICE:
             break
-        parts, points = parts + 1, finer
-    return points / parts
-
-
-def _points(aims: int, parts: int) -> np.ndarray:
-    bars = itertools.combinations(range(parts + aims - 1), aims - 1)
-    rows = [np.diff([-1, *places, parts + aims - 1]) - 1 for places in bars]
-    # corners in the order of the aims
-    return np.array(rows, dtype=float)[::-1]
+        parts += 1
+        points = lattice(aims, parts)
+    return points

@@ -34,7 +34,7 @@ from optim.space import Space
 PEERS = ("nsga-ii", "tpe", "cma-es")
 RACED = "margin-surrogate"
 SURROGATES = ("margin-surrogate", "metric-surrogate")
-OTHERS = ("nsga-iii", "gp", "random")
+OTHERS = ("nsga-iii", "random")
 #: evaluations of a surrogate, and those after which held-out items are looked at
 SHORT, LOOKS = 60, (40, 200)
 

@@ -1,7 +1,7 @@
-"""Claims on descents: taking one, keeping its lease, storing where it stands, ending it.
+"""Claims on descents: taking one, storing where it stands, ending it; `LEASES` keeps them.
 
-As `services.evaluations`, which this follows rule by rule: every write names the attempt it was
-claimed with. What is stored of a descent is all that another worker needs to go on with it.
+Every write names the attempt it was claimed with, as in `services.leases`. What is stored of a
+descent is all that another worker needs to go on with it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from optim.descent import Job, State
 from optim.recipe import Recipe
 from services import outbox, registry
 from services.db import Connection, Database, Row, row, rows
+from services.leases import Leases
 from services.settings import Settings
 from services.suites import Suite
 
@@ -31,6 +32,11 @@ class Claim:
     job: Job
     #: where an earlier attempt had come
     state: State | None
+
+    @property
+    def id(self) -> int:
+        """For `services.leases`."""
+        return self.descent
 
 
 def claim(database: Database, descent: int, worker: str, config: Settings) -> Claim | None:
@@ -62,18 +68,6 @@ def load_job(database: Database, held: Claim) -> tuple[registry.Pool, list[Suite
         stored = rows(connection, "studies.suites_with_content", study=held.study)
         pool = registry.pool_by_id(connection, held.pool_id)
     return pool, [registry.suite_from_row(r) for r in stored if r["name"] in wanted]
-
-
-def renew(database: Database, held: Claim, progress: float, config: Settings) -> bool:
-    """Keep the lease; False when the claim is gone (expired and retaken, or cancelled)."""
-    kept = database.row(
-        "descents.renew",
-        descent=held.descent,
-        attempt=held.attempt,
-        lease=config.lease_seconds,
-        progress=progress,
-    )
-    return kept is not None
 
 
 def save(database: Database, held: Claim, state: State) -> None:
@@ -116,54 +110,21 @@ def complete(
     return ended is not None
 
 
-def fail(
-    database: Database, held: Claim, error: str, *, retryable: bool, config: Settings
-) -> str | None:
-    """End the claim as failed; returns the new state ('queued' = will be tried again), or None
-    when the claim is gone."""
-    with database.transaction() as connection:
-        ended = row(
-            connection,
-            "descents.fail",
-            descent=held.descent,
-            attempt=held.attempt,
-            error=error[:2000],
-            retryable=retryable,
-            max_attempts=config.max_attempts,
-        )
-        if ended is None:
-            return None
-        _follow_up(connection, ended)
-    outbox.relay(database)
-    return str(ended["state"])
-
-
-def give_back(database: Database, held: Claim) -> None:
-    """Return a claim unharmed, for a worker that is told to stop."""
-    with database.transaction() as connection:
-        found = row(connection, "descents.give_back", descent=held.descent, attempt=held.attempt)
-        if found is not None:
-            outbox.add(connection, "descend", [held.descent])
-    outbox.relay(database)
-
-
 def mend(database: Database, lost_after: float, config: Settings) -> int:
     """Return or abandon claims whose lease ran out, and send again for descents that nobody picked
     up; how many."""
+    expired = LEASES.expire(database, config)
     with database.transaction() as connection:
-        expired = rows(connection, "descents.expire", max_attempts=config.max_attempts)
-        for one in expired:
-            _follow_up(connection, one)
         lost = [r["id"] for r in rows(connection, "descents.lost", seconds=lost_after)]
         outbox.add(connection, "descend", lost)
-    return len(expired) + len(lost)
+    return expired + len(lost)
 
 
-def _follow_up(connection: Connection, ended: Row) -> None:
-    """A requeued descent needs a message; an ended one is told of, and wakes its study."""
-    if ended["state"] == "queued":
-        outbox.add(connection, "descend", [ended["id"]])
-    else:
-        text = f"descent {ended['number']} {ended['state']}: {ended['error']}"
-        rows(connection, "studies.event", study=ended["study_id"], text=text)
-        outbox.add(connection, "advance", [ended["study_id"]])
+def _ended(connection: Connection, one: Row) -> None:
+    """It is told of, and its study wakes."""
+    text = f"descent {one['number']} {one['state']}: {one['error']}"
+    rows(connection, "studies.event", study=one["study_id"], text=text)
+    outbox.add(connection, "advance", [one["study_id"]])
+
+
+LEASES = Leases("descents", "descend", _ended)

@@ -1,7 +1,6 @@
-"""Claims on evaluations: taking one, keeping its lease, writing results under it, ending it.
+"""Claims on evaluations: taking one, writing results under it, ending it; `LEASES` keeps them.
 
-Every write names the attempt it was claimed with, so a worker that lost its lease can neither
-write results nor end the next attempt. Times are the database's.
+Every write names the attempt it was claimed with, as in `services.leases`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from optim.predictions import Predictions
 from optim.recipe import Recipe
 from services import outbox, registry
 from services.db import Connection, Database, Row, row, rows
+from services.leases import Leases
 from services.predictions import Seen, pack, pack_seen
 from services.settings import Settings
 from services.studies.record import Split
@@ -36,6 +36,11 @@ class Claim:
     split: Split
     pool_id: int
     recipe: Recipe
+
+    @property
+    def id(self) -> int:
+        """For `services.leases`."""
+        return self.evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +95,6 @@ def load_job(database: Database, held: Claim) -> Job:
         pool = registry.pool_by_id(connection, held.pool_id)
     wanted = [(r["id"], registry.suite_from_row(r)) for r in stored if r["id"] not in done]
     return Job(pool=pool, suites=wanted, finished=len(done))
-
-
-def renew(database: Database, held: Claim, progress: float, config: Settings) -> bool:
-    """Keep the lease; False when the claim is gone (expired and retaken, or cancelled)."""
-    kept = database.row(
-        "evaluations.renew",
-        evaluation=held.evaluation,
-        attempt=held.attempt,
-        lease=config.lease_seconds,
-        progress=progress,
-    )
-    return kept is not None
 
 
 def save_predictions(
@@ -188,51 +181,6 @@ def _end(
     return ended is not None
 
 
-def fail(
-    database: Database, held: Claim, error: str, *, retryable: bool, config: Settings
-) -> str | None:
-    """End the claim as failed; returns the new state ('queued' = will be tried again), or None
-    when the claim is gone."""
-    with database.transaction() as connection:
-        ended = row(
-            connection,
-            "evaluations.fail",
-            evaluation=held.evaluation,
-            attempt=held.attempt,
-            error=error[:2000],
-            retryable=retryable,
-            max_attempts=config.max_attempts,
-        )
-        if ended is None:
-            return None
-        _follow_up(connection, ended)
-    outbox.relay(database)
-    return str(ended["state"])
-
-
-def give_back(database: Database, held: Claim) -> None:
-    """Return a claim unharmed, for a worker that is told to stop."""
-    with database.transaction() as connection:
-        returned = row(
-            connection,
-            "evaluations.give_back",
-            evaluation=held.evaluation,
-            attempt=held.attempt,
-        )
-        if returned is not None:
-            outbox.add(connection, "evaluate", [held.evaluation])
-    outbox.relay(database)
-
-
-def expire(database: Database, config: Settings) -> int:
-    """Return or abandon claims whose lease ran out; how many."""
-    with database.transaction() as connection:
-        ended = rows(connection, "evaluations.expire", max_attempts=config.max_attempts)
-        for one in ended:
-            _follow_up(connection, one)
-    return len(ended)
-
-
 def requeue_lost(database: Database, seconds: float) -> int:
     """Send again for evaluations that stayed queued so long that their message must be gone."""
     with database.transaction() as connection:
@@ -243,12 +191,11 @@ def requeue_lost(database: Database, seconds: float) -> int:
     return len(lost)
 
 
-def _follow_up(connection: Connection, ended: Row) -> None:
-    """A requeued evaluation needs a message; an ended one wakes its study."""
-    if ended["state"] == "queued":
-        outbox.add(connection, "evaluate", [ended["id"]])
-    else:
-        outbox.add(connection, "advance", [ended["study_id"]])
+def _ended(connection: Connection, one: Row) -> None:
+    outbox.add(connection, "advance", [one["study_id"]])
+
+
+LEASES = Leases("evaluations", "evaluate", _ended)
 
 
 def seen(database: Database, worker: str, kind: str, info: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ def sweep(database: Database, config: Settings) -> dict[str, int]:
     """Mend and relay; returns how many of each were mended."""
     lost_after = LOST_LEASES * config.lease_seconds
     done = {
-        "expired": evaluations.expire(database, config),
+        "expired": evaluations.LEASES.expire(database, config),
         "resent": evaluations.requeue_lost(database, lost_after),
         "descents": descents.mend(database, lost_after, config),
         "artefacts": artefacts.mend(database, lost_after, config),

@@ -33,7 +33,7 @@ def run_descent(
         raise BadInput(error.what, where=error.where, mend=error.mend) from error
     if held.state is not None:
         log.info("descent %s goes on at step %s", held.descent, held.state.step)
-    lease = Lease(database, config, held, stopping, descents.renew)
+    lease = Lease(database, config, held, stopping, descents.LEASES)
     engine = keeper.with_pool(pool, lambda *_: lease.tick(0.0))
     found = engine.descend(
         held.job,

@@ -14,6 +14,7 @@ from services import evaluations, registry
 from services.db import Database
 from services.errors import BadInput, IntegrityError
 from services.evaluations import Claim, Job
+from services.leases import Held, Leases
 from services.settings import Settings
 from services.studies import archive
 from workers.engine.client import Aborted, Engine, Stopped, SuiteResult
@@ -71,12 +72,12 @@ class Lease:
         self,
         database: Database,
         config: Settings,
-        held: Any,
+        held: Held,
         stopping: Event,
-        renew: Callable[[Database, Any, float, Settings], bool] = evaluations.renew,
+        leases: Leases = evaluations.LEASES,
     ) -> None:
         self._database, self._config, self._held = database, config, held
-        self._stopping, self._renew = stopping, renew
+        self._stopping, self._leases = stopping, leases
         self._renewed = time.monotonic()
 
     def tick(self, share: float) -> bool:
@@ -86,7 +87,7 @@ class Lease:
         if time.monotonic() - self._renewed < min(self._config.lease_seconds / 4, 5.0):
             return True
         self._renewed = time.monotonic()
-        return self._renew(self._database, self._held, share, self._config)
+        return self._leases.renew(self._database, self._held, share, self._config)
 
 
 def run_claim(

@@ -28,6 +28,7 @@ from services.errors import (
     TrialRejected,
     Unavailable,
 )
+from services.leases import Held, Leases
 from services.queue import SWEEP_TASK, celery_app, declare_dead_letters
 from services.settings import settings
 from services.studies.advance import advance
@@ -90,7 +91,10 @@ def evaluate_task(evaluation: int) -> None:
     if held is not None:
         what = f"evaluation {held.evaluation}"
         _carry_out(
-            what, held, evaluations, lambda: run_claim(database(), config, engine(), held, stopping)
+            what,
+            held,
+            evaluations.LEASES,
+            lambda: run_claim(database(), config, engine(), held, stopping),
         )
 
 
@@ -102,31 +106,34 @@ def descend_task(descent: int) -> None:
     if held is not None:
         what = f"descent {held.descent}"
         _carry_out(
-            what, held, descents, lambda: run_descent(database(), config, engine(), held, stopping)
+            what,
+            held,
+            descents.LEASES,
+            lambda: run_descent(database(), config, engine(), held, stopping),
         )
 
 
-def _carry_out(what: str, held: Any, books: Any, work: Callable[[], None]) -> None:
-    """Do the work of a claim, and note in its `books` (a module) how it ended if it failed."""
+def _carry_out(what: str, held: Held, leases: Leases, work: Callable[[], None]) -> None:
+    """Do the work of a claim, and end its lease if it failed."""
     config = settings()
     try:
         work()
     except Aborted:
         if stopping.is_set():
-            books.give_back(database(), held)
+            leases.give_back(database(), held)
         log.info("%s attempt %s stopped", what, held.attempt)
     except Unavailable as error:
         # nothing is wrong with the trial: an outage must not use up its tries
         log.warning("%s waits: %s", what, error)
         stopping.wait(OUTAGE_SECONDS)
-        books.give_back(database(), held)
+        leases.give_back(database(), held)
     except (TrialRejected, BadInput) as error:
         log.warning("%s failed for good: %s", what, error)
-        books.fail(database(), held, str(error), retryable=False, config=config)
+        leases.fail(database(), held, str(error), retryable=False, config=config)
     except (EngineFailed, RemeltError, OSError) as error:
         log.warning("%s attempt %s: %s", what, held.attempt, error)
         engine().drop()
-        books.fail(database(), held, str(error), retryable=True, config=config)
+        leases.fail(database(), held, str(error), retryable=True, config=config)
 
 
 @app.task(name="remelt.publish")

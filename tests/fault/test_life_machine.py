@@ -100,13 +100,13 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(pick=index)
     def gives_back(self, pick: int) -> None:
-        evaluations.give_back(self.database, self.claims[-1 - pick % len(self.claims)])
+        evaluations.LEASES.give_back(self.database, self.claims[-1 - pick % len(self.claims)])
 
     @precondition(lambda self: self.claims)
     @rule(pick=index)
     def renews(self, pick: int) -> None:
         held = self.claims[-1 - pick % len(self.claims)]
-        evaluations.renew(self.database, held, 0.5, self.driver.config)
+        evaluations.LEASES.renew(self.database, held, 0.5, self.driver.config)
 
     @rule()
     def leases_run_out(self) -> None:

@@ -125,7 +125,7 @@ def test_a_late_worker_cannot_end_the_next_attempt(
     new = driver.claim(old.evaluation, "new")
     assert not evaluations.complete(driver.database, old, "0" * 64, {})
     driver.fail(old)
-    evaluations.give_back(driver.database, old)
+    evaluations.LEASES.give_back(driver.database, old)
     stands = driver.sql(
         "SELECT state, attempt, worker FROM evaluation WHERE id = %s", new.evaluation
     )

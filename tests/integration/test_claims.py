@@ -119,15 +119,15 @@ def test_a_zombie_cannot_write_or_finish(database: Database, study: int, config:
             "UPDATE evaluation SET lease_until = now() - interval '1 second' "
             "WHERE state = 'running'"
         )
-    assert evaluations.expire(database, config) == 1
+    assert evaluations.LEASES.expire(database, config) == 1
     new = evaluations.claim(database, old.evaluation, "new", config)
     assert new is not None
     assert new.attempt == 2
-    assert not evaluations.renew(database, old, 0.5, config)
+    assert not evaluations.LEASES.renew(database, old, 0.5, config)
     write(database, old)
     assert rows_of(database, "prediction") == 0
     assert not evaluations.complete(database, old, "d" * 64, {})
-    assert evaluations.fail(database, old, "late", retryable=True, config=config) is None
+    assert evaluations.LEASES.fail(database, old, "late", retryable=True, config=config) is None
     write(database, new)
     assert evaluations.complete(database, new, "d" * 64, {})
 
@@ -139,7 +139,10 @@ def test_retryable_failures_end_at_the_cap(
     for expected in ("queued", "abandoned"):
         held = evaluations.claim(database, evaluation, "w", config)
         assert held is not None
-        assert evaluations.fail(database, held, "boom", retryable=True, config=config) == expected
+        assert (
+            evaluations.LEASES.fail(database, held, "boom", retryable=True, config=config)
+            == expected
+        )
     assert evaluations.claim(database, evaluation, "w", config) is None
 
 
@@ -148,7 +151,9 @@ def test_a_deterministic_failure_is_not_retried(
 ) -> None:
     held = evaluations.claim(database, first(database), "w", config)
     assert held is not None
-    assert evaluations.fail(database, held, "nan", retryable=False, config=config) == "failed"
+    assert (
+        evaluations.LEASES.fail(database, held, "nan", retryable=False, config=config) == "failed"
+    )
     assert evaluations.claim(database, held.evaluation, "w", config) is None
 
 
@@ -158,7 +163,7 @@ def test_giving_back_spends_no_attempt(database: Database, study: int, config: S
         held = evaluations.claim(database, evaluation, "w", config)
         assert held is not None
         assert held.attempt == attempt
-        evaluations.give_back(database, held)
+        evaluations.LEASES.give_back(database, held)
     assert state(database, evaluation) == ("queued", 5)
     assert not evaluations.complete(database, held, "d" * 64, {})
 

@@ -198,7 +198,10 @@ def test_a_descent_goes_on_where_its_dead_worker_stood(
     # the dead one is none: it may not write any more
     descents.save(driver.database, first, kept[8])
     assert not ended(driver, first)
-    assert descents.fail(driver.database, first, "x", retryable=True, config=driver.config) is None
+    assert (
+        descents.LEASES.fail(driver.database, first, "x", retryable=True, config=driver.config)
+        is None
+    )
     run_descent(driver.database, driver.config, keeper, second, Event())
     recipes = [made(driver, n)[0]["recipe"] for n in (undisturbed, number)]
     assert recipes[0] == recipes[1]
@@ -210,12 +213,12 @@ def test_failures_have_kinds(
 ) -> None:
     number = begun(driver, spec("gradient", "directions: 3"))
     bad, unlucky, good = (claim(driver, number) for _ in range(3))
-    fail = descents.fail
+    fail = descents.LEASES.fail
     assert fail(driver.database, bad, "no", retryable=False, config=driver.config) == "failed"
     assert fail(driver.database, unlucky, "oh", retryable=True, config=driver.config) == "queued"
     again = claim(driver, number)
     assert fail(driver.database, again, "oh", retryable=True, config=driver.config) == "abandoned"
-    descents.give_back(driver.database, good)
+    descents.LEASES.give_back(driver.database, good)
     advance(driver.database, number)
     assert driver.study(number).phase == "search"
     last = claim(driver, number)
@@ -284,9 +287,9 @@ def test_pause_resume_and_cancel(driver: Driver) -> None:
     waiting = driver.database.rows("descents.queued", study=number)[0]["id"]
     assert descents.claim(driver.database, waiting, "driver", driver.config) is None
     control.resume(driver.database, number)
-    assert descents.renew(driver.database, held, 0.5, driver.config)
+    assert descents.LEASES.renew(driver.database, held, 0.5, driver.config)
     control.cancel(driver.database, number)
-    assert not descents.renew(driver.database, held, 0.5, driver.config)
+    assert not descents.LEASES.renew(driver.database, held, 0.5, driver.config)
     assert not ended(driver, held)
     assert {d["state"] for d in made(driver, number)} == {"cancelled"}
 
@@ -360,7 +363,7 @@ def test_a_searcher_does_not_wait_for_descents_that_failed(driver: Driver) -> No
     text = spec("random", "", trials=3).replace("seed: 3", "warm_start: 1")
     number = begun(driver, text)
     held = claim(driver, number)
-    descents.fail(driver.database, held, "no", retryable=False, config=driver.config)
+    descents.LEASES.fail(driver.database, held, "no", retryable=False, config=driver.config)
     driver.run(number)
     assert driver.study(number).state == "finished"
     assert len([t for t in driver.trials(number) if t.role == "search"]) == 3

@@ -213,7 +213,7 @@ def test_pausing_hands_out_nothing_and_resuming_goes_on(
     control.pause(driver.database, number)
     assert evaluations.claim(driver.database, second, "w", driver.config) is None
     # what runs may finish, and is told after the pause
-    assert evaluations.renew(driver.database, held, 0.5, driver.config)
+    assert evaluations.LEASES.renew(driver.database, held, 0.5, driver.config)
     assert driver.finish(held)
     advance(driver.database, number)
     assert driver.trials(number)[0].objectives is None
@@ -236,7 +236,7 @@ def test_cancelling_ends_everything_at_once(
     if paused:
         control.pause(driver.database, number)
     control.cancel(driver.database, number)
-    assert not evaluations.renew(driver.database, held, 0.5, driver.config)
+    assert not evaluations.LEASES.renew(driver.database, held, 0.5, driver.config)
     assert not driver.finish(held)
     assert driver.sql("SELECT count(*) AS n FROM prediction WHERE trial_id = %s", held.trial) == [
         {"n": 0}

@@ -152,7 +152,7 @@ class Driver:
 
     def fail(self, held: Claim, why: str = "made to fail", *, retryable: bool = False) -> None:
         """End a claim as failed."""
-        evaluations.fail(self.database, held, why, retryable=retryable, config=self.config)
+        evaluations.LEASES.fail(self.database, held, why, retryable=retryable, config=self.config)
 
     def run(
         self, study: int, *, order: random.Random | None = None, evaluations_at_most: int = 10_000

@@ -33,7 +33,7 @@ RETURNING d.id, d.attempt, d.number, d.job, d.memory, s.id AS study_id, s.pool_i
 UPDATE descent d
 SET lease_until = clock_timestamp() + make_interval(secs => %(lease)s), progress = %(progress)s
 FROM study s
-WHERE d.id = %(descent)s AND d.attempt = %(attempt)s AND d.state = 'running'
+WHERE d.id = %(id)s AND d.attempt = %(attempt)s AND d.state = 'running'
   AND s.id = d.study_id AND s.state <> 'cancelled'
 RETURNING d.id
 
@@ -60,7 +60,7 @@ SET state = CASE WHEN NOT %(retryable)s THEN 'failed'
     error = %(error)s, lease_until = NULL, worker = NULL, queued_at = clock_timestamp(),
     finished_at = CASE WHEN %(retryable)s AND attempt - forgiven < %(max_attempts)s THEN NULL
                        ELSE clock_timestamp() END
-WHERE id = %(descent)s AND attempt = %(attempt)s AND state = 'running'
+WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
 RETURNING state, id, study_id, number, error
 
 -- name: give_back
@@ -68,7 +68,7 @@ RETURNING state, id, study_id, number, error
 UPDATE descent
 SET state = 'queued', forgiven = forgiven + 1, lease_until = NULL, worker = NULL,
     queued_at = clock_timestamp()
-WHERE id = %(descent)s AND attempt = %(attempt)s AND state = 'running'
+WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
 RETURNING id
 
 -- name: expire

@@ -17,7 +17,7 @@ UPDATE evaluation e
 SET lease_until = clock_timestamp() + make_interval(secs => %(lease)s), progress = %(progress)s
 FROM trial t
 JOIN study s ON s.id = t.study_id
-WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
+WHERE e.id = %(id)s AND e.attempt = %(attempt)s AND e.state = 'running'
   AND t.id = e.trial_id AND s.state <> 'cancelled'
 RETURNING e.id
 
@@ -92,7 +92,7 @@ SET state = CASE WHEN NOT %(retryable)s THEN 'failed'
     finished_at = CASE WHEN %(retryable)s AND e.attempt - e.forgiven < %(max_attempts)s THEN NULL
                        ELSE clock_timestamp() END
 FROM trial t
-WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
+WHERE e.id = %(id)s AND e.attempt = %(attempt)s AND e.state = 'running'
   AND t.id = e.trial_id
 RETURNING e.state, e.id, t.study_id
 
@@ -102,7 +102,7 @@ RETURNING e.state, e.id, t.study_id
 UPDATE evaluation e
 SET state = 'queued', forgiven = e.forgiven + 1, lease_until = NULL, worker = NULL,
     queued_at = clock_timestamp()
-WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
+WHERE e.id = %(id)s AND e.attempt = %(attempt)s AND e.state = 'running'
 RETURNING e.id
 
 -- name: state

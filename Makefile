@@ -54,21 +54,20 @@ up: .venv/.demo  ## servers, workers and dashboard on this machine
 	@touch $@
 
 # real pools and suites instead of random ones of the same shapes:
-#   make bench SMALL="--small POOL SUITES" LARGE="--large POOL SUITES" MODEL="--pool POOL --suites SUITES" \
-#     DESCENTS="--pool POOL --suites SUITES"
-bench: .venv/.bench .venv/peers/.done  ## all benches, their results, and the table in docs/performance.md
+#   make bench SMALL="--small POOL SUITES" LARGE="--large POOL SUITES" MODEL="--pool POOL --suites SUITES"
+bench: .venv/.bench .venv/peers/.done  ## benches of the engine in a quarter of an hour, and the table in docs/performance.md
 	$(BIN)/python bench/forming.py --peers .venv/peers/bin/python
 	$(BIN)/python bench/evaluating.py --peers .venv/peers/bin/python $(MODEL)
 	$(BIN)/python bench/loop.py --peers .venv/peers/bin/python $(SMALL) $(LARGE)
-	$(BIN)/python bench/descents.py $(DESCENTS)
 	$(BIN)/python bench/ranks.py
 	$(BIN)/python bench/curves.py
-	$(BIN)/python bench/racing.py
 	$(BIN)/python bench/table.py
 
-# hours: whole searches, five of each searcher
+# whole searches, five of each searcher: with a real pool about an hour
 #   make bench-search POOL="--pool POOL --suites SUITES"
-bench-search: .venv/.bench  ## which searcher needs fewest evaluations, and the chart in docs/searchers.md
+bench-search: .venv/.bench  ## benches of searches, and the chart in docs/searchers.md
+	$(BIN)/python bench/racing.py $(POOL)
+	$(BIN)/python bench/descents.py $(POOL)
 	$(BIN)/python bench/search.py $(POOL)
 	$(BIN)/python bench/table.py
 

@@ -102,32 +102,23 @@ class ItemModel(Model):
         """On complete results that have signals, and on `partial` ones, whose signals are NaN
         where nothing was scored: there a prediction stands in."""
         z, values, violations = _points(space, rows)
-        signal = np.stack([row.signal for row in rows if row.signal is not None])
-        signal = signal.astype(np.float64)
-        changed = None
-        if needs_changed(question):
-            changed = np.stack([row.changed for row in rows if row.changed is not None])
-            changed = changed.astype(np.float64)
-        factors = min(factorised(z), key=_Wrong(question, signal))
+        whole = len(rows)
+        targets = _targets(question, rows)
+        factors = min(factorised(z), key=_Wrong(question, targets[0]))
         if partial:
             more = space.coordinates([row.weights for row in partial])
-            part = np.stack([row.signal for row in partial if row.signal is not None])
-            seen, at = np.isfinite(part), factors.rows(more)
-            completed = _completed(question, part, seen, at @ factors.weights(signal))
-            signal = np.vstack([signal, completed])
-            if changed is not None:
-                part = np.stack([row.changed for row in partial if row.changed is not None])
-                completed = _completed(question, part, seen, at @ factors.weights(changed))
-                changed = np.vstack([changed, completed])
+            at, parts = factors.rows(more), _targets(question, partial)
+            seen = np.isfinite(parts[0])
+            targets = [
+                np.vstack([t, _completed(question, part, seen, at @ factors.weights(t))])
+                for t, part in zip(targets, parts, strict=True)
+            ]
             (factors,) = factorised(np.vstack([z, more]), [factors.kernel], [factors.ridge])
-        dual = factors.weights(signal)
-        left_out = factors.left_out(signal, dual)[: len(rows)]
-        noise = _noise(signal[: len(rows)], left_out)
-        dual_changed = None if changed is None else factors.weights(changed)
-        right_changed = None
-        if changed is not None and dual_changed is not None:
-            right_changed = factors.left_out(changed, dual_changed)[: len(rows)]
-        found, missed = forecast(question, _right(question, left_out, noise), right_changed)
+        duals = [factors.weights(t) for t in targets]
+        left_out = [factors.left_out(t, d)[:whole] for t, d in zip(targets, duals, strict=True)]
+        noise = _noise(targets[0][:whole], left_out[0])
+        right = _right(question, left_out[0], noise)
+        found, missed = forecast(question, right, left_out[1] if len(left_out) > 1 else None)
         return cls(
             space=space,
             rows=list(rows),
@@ -135,8 +126,8 @@ class ItemModel(Model):
             errors=(values - found, violations - missed),
             rank_correlation=rank_correlation(values, found),
             question=question,
-            dual=dual,
-            dual_changed=dual_changed,
+            dual=duals[0],
+            dual_changed=duals[1] if len(duals) > 1 else None,
             noise=noise,
         )
 
@@ -147,6 +138,14 @@ class ItemModel(Model):
         if self.dual_changed is not None:
             changed = np.clip(rows @ self.dual_changed, 0.0, 1.0)
         return forecast(self.question, _right(self.question, rows @ self.dual, self.noise), changed)
+
+
+def _targets(question: Question, rows: Sequence[Observation]) -> list[np.ndarray]:
+    """float64 [n, items]: signals and, where answers' changes matter, those."""
+    found = [np.stack([row.signal for row in rows if row.signal is not None])]
+    if needs_changed(question):
+        found.append(np.stack([row.changed for row in rows if row.changed is not None]))
+    return [one.astype(np.float64) for one in found]
 
 
 def _completed(

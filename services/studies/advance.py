@@ -19,7 +19,6 @@ from services.studies.propose import (
     Candidate,
     greedy_steps_left,
     next_candidates,
-    search_is_over,
 )
 from services.studies.record import Split, Study, Trial, load_study, load_trials, lock_study
 from services.studies.space import make_recipe
@@ -64,16 +63,16 @@ def _search(connection: Connection, study: Study) -> bool:
         study.spec.budget, spent(connection, study.id), reserved=greedy_steps_left(study, trials)
     )
     warming = descend.warming(connection, study, trials, closing=left < 1)
-    if not warming and search_is_over(study, trials, evidence=known, left=left):
-        if descend.under_way(connection, study, trials, closing=left < 1):
-            return False
-        rows(connection, "studies.set_phase", study=study.id, phase="validation")
-        finals.queue_validation(connection, study, trials)
-        return True
-    left = 0 if warming else left
-    found = next_candidates(study, trials, room, evidence=known, left=left)
+    asked = 0 if warming else left
+    found = next_candidates(study, trials, room, evidence=known, left=asked)
     _insert(connection, study, trials, found)
-    return False
+    if found or warming or not all(trial.closed for trial in trials):
+        return False
+    if descend.under_way(connection, study, trials, closing=left < 1):
+        return False
+    rows(connection, "studies.set_phase", study=study.id, phase="validation")
+    finals.queue_validation(connection, study, trials)
+    return True
 
 
 def _rescored(connection: Connection, study: Study, split: Split, *, after: finals.Step) -> bool:

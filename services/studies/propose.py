@@ -87,13 +87,6 @@ def next_candidates(
     return found
 
 
-def search_is_over(study: Study, trials: Sequence[Trial], *, evidence: Evidence, left: int) -> bool:
-    """Everything asked is closed and nothing more would be asked."""
-    if not all(trial.closed for trial in trials):
-        return False
-    return not next_candidates(study, trials, 1, evidence=evidence, left=left)
-
-
 def greedy_steps_left(study: Study, trials: Sequence[Trial]) -> int:
     """How many more soups the greedy baseline may ask for, at most."""
     steps = [trial for trial in trials if trial.role == "greedy"]

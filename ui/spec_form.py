@@ -8,7 +8,7 @@ import streamlit as st
 import yaml
 
 from services.errors import RemeltError
-from services.spec import BOUNDS, Budget, Groups, Search, StudySpec, parse_spec
+from services.spec import BOUNDS, METHODS, Budget, Groups, Racing, Search, StudySpec, parse_spec
 from services.studies import views
 from ui import reading, specs
 
@@ -26,7 +26,8 @@ def draw(text: str) -> None:
     """The fields, filled from the spec as far as it is valid."""
     spec = _parsed(text)
     search, budget = (spec.search, spec.budget) if spec else (Search(), Budget())
-    with st.expander("Space, groups, budget, earlier results"), st.form("fields", border=False):
+    with st.expander("Method, space, groups, budget"), st.form("fields", border=False):
+        _method(search)
         _space(search, _members(spec))
         _groups(search.groups)
         _budget(budget)
@@ -52,6 +53,31 @@ def _members(spec: StudySpec | None) -> list[str]:
         return [] if spec is None else views.pool(reading.database(), spec.pool).names
     except RemeltError:
         return []
+
+
+def _method(search: Search) -> None:
+    method, racing, warm = st.columns([4, 2, 2], vertical_alignment="bottom")
+    names = list(METHODS)
+    method.selectbox(
+        "Method",
+        names,
+        names.index(search.method),
+        format_func=lambda name: f"{name}: {METHODS[name].summary}",
+        key="f-method",
+    )
+    racing.toggle(
+        "Stop bad candidates early",
+        search.racing is not None,
+        key="f-racing",
+        help="racing: one that a member of the front certainly beats is not scored to the end",
+    )
+    warm.number_input(
+        "Descents first",
+        min_value=0,
+        value=search.warm_start,
+        key="f-warm",
+        help="warm start: so many searches with gradients, from whose candidates the method starts",
+    )
 
 
 def _space(search: Search, members: list[str]) -> None:
@@ -118,7 +144,15 @@ def _write() -> None:
     bounds = [field["low"], field["high"]]
     layers = {"layers": field["layers"]} if field["layers"] else {}
     groups: dict[str, Any] = layers | ({"kinds": True} if field["kinds"] else {})
+    before = _parsed(st.session_state[TEXT])
+    was = before.search if before else Search()
+    racing = (was.racing or Racing()).model_dump(exclude_defaults=True)
     search = {
+        "method": field["method"],
+        # options of another method would be errors
+        **({} if field["method"] == was.method else {"options": None}),
+        "racing": racing if field["racing"] else None,
+        "warm_start": field["warm"] or None,
         "space": field["space"],
         "base": field["base"] if task and field["base"] != REFERENCE else None,
         "bounds": bounds if None not in bounds and field["space"] != "simplex" else None,

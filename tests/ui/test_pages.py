@@ -18,7 +18,7 @@ from services import evaluations, noise, registry
 from services.cli import front
 from services.db import Database
 from services.settings import settings
-from services.spec import Groups, parse_spec
+from services.spec import Groups, Racing, parse_spec
 from services.studies import read, sealed
 from services.studies.propose import merit
 from services.studies.read import CandidateView
@@ -212,6 +212,8 @@ class TestNewStudy:
 
     def test_fields_write_into_the_spec(self, study_with_results: Any) -> None:
         app = open_page("new_study")
+        app.selectbox(key="f-method").select("nsga-iii")
+        app.toggle(key="f-racing").set_value(True)
         app.selectbox(key="f-space").select("task")
         app.selectbox(key="f-base").select("everything")
         app.toggle(key="f-kinds").set_value(True)
@@ -225,6 +227,7 @@ class TestNewStudy:
         text = app.text_area[0].value
         assert "# candidates; the baselines come on top" in text
         spec = parse_spec(text)
+        assert (spec.search.method, spec.search.racing) == ("nsga-iii", Racing())
         assert (spec.search.space, spec.search.base) == ("task", "everything")
         assert (spec.search.bounds, spec.search.reuse) == ((0.0, 0.8), True)
         assert spec.search.groups == Groups(kinds=True)

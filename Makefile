@@ -26,9 +26,10 @@ help:  ## what can be made
 demo: .venv/.demo  ## recycle a real pool of checkpoints, end to end, in minutes
 	$(BIN)/python -m workers.demo.run $(if $(pool),--pool $(pool)) $(if $(suites),--suites $(suites)) $(ARGS)
 
+# tiny models gain nothing from a second thread, and lose much where other processes run
 test: .venv/.test  ## install, lint and run every test that can run here
 	$(MAKE) lint
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/.test  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Which searcher finds the better front from fewer evaluations.
 
-    python bench/search.py [--pool DIR --suites DIR] [--seeds 5] [--trials 200] [--out FILE]
+    python bench/search.py [--pool DIR --suites DIR] [--seeds 5] [--trials 200] [--beds NAME ...]
 
 Every searcher gets the same baselines (each checkpoint alone, the uniform soup) and then as many
 evaluations as --trials; surrogates get 60. Hypervolume is taken beyond the worst single checkpoint
@@ -15,6 +15,7 @@ Testbeds: five networks for digits (5 objectives), five synthetic pools (3 objec
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,15 +24,25 @@ from pathlib import Path
 
 import numpy as np
 from race import raced
-from rows import Rows
+from rows import RESULTS, Rows
 from testbeds import Stories, Testbed, digits, synthetic
 
 from optim.pareto import hypervolume, ranks
-from optim.search import METHODS, Axis, ItemSuite, Observation, Question, make_searcher
+from optim.search import (
+    METHODS,
+    Axis,
+    ItemSuite,
+    Observation,
+    Question,
+    Searcher,
+    make_searcher,
+)
+from optim.search.base import Generational, slot_name
 from optim.search.model import ItemModel
 from optim.space import Space
 
 PEERS = ("nsga-ii", "tpe", "cma-es")
+BEDS = ("digits", "synthetic", "stories", "costs")
 RACED = "margin-surrogate"
 SURROGATES = ("margin-surrogate", "metric-surrogate")
 OTHERS = ("nsga-iii", "random")
@@ -60,16 +71,22 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=250, help="most items of each of its suites")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--beds", nargs="*", default=BEDS, choices=BEDS, help="which testbeds")
     options = parser.parse_args()
-    rows = Rows("search")
-    compare(rows, "digits", fresh(digits), options)
-    compare(rows, "synthetic", fresh(synthetic), options)
-    if options.pool:
-        with Stories(options.pool, options.suites, items=options.items) as bed:
-            compare(rows, "stories", lambda _: bed, options, others=())
-    costs(rows)
-    rows.write(options.out)
+    # a file for each, so that what is done is kept
+    for bed in options.beds:
+        rows = Rows("search")
+        if bed == "digits":
+            compare(rows, bed, fresh(digits), options)
+        elif bed == "synthetic":
+            compare(rows, bed, fresh(synthetic), options)
+        elif bed == "costs":
+            costs(rows)
+        elif options.pool:
+            with Stories(options.pool, options.suites, items=options.items) as pool:
+                compare(rows, bed, lambda _, pool=pool: pool, options, others=())
+        if rows.rows:
+            rows.write(RESULTS / f"search-{bed}.json")
 
 
 def fresh(make: Callable[[int], Testbed]) -> Callable[[int], Testbed]:
@@ -116,7 +133,8 @@ def compare(
         spent = float(np.median([run.seconds / len(run.volumes) for run in found]))
         rows.add(f"{name}, ask and tell, {method}", spent, "s a trial")
         rows.curves[f"{name}: {method}"] = [
-            {"x": i + 1, "share": share(found, targets, i + 1)[0]} for i in range(most)
+            {"x": i + 1, "share": round(share(found, targets, i + 1)[0], 4)}
+            for i in range(0, most, 1 if most <= SHORT else 4)
         ]
 
     saved(rows, name, with_races, targets, options.trials)
@@ -195,24 +213,40 @@ def costs(rows: Rows) -> None:
     rng = np.random.default_rng(0)
     space = Space(16, -0.5, 1.5, groups=32)
     points = [space.place(rng.normal(1 / 16, 0.3, size=space.size)) for _ in range(1000)]
-    for method, kind in METHODS.items():
-        sized = any(option.name == "population" for option in kind.options)
-        searcher = make_searcher(
-            method, space=space, objectives=3, seed=0, options={"population": 10} if sized else {}
-        )
-        told = [
-            Observation(
-                slot=f"g{i // 10:03d}.{i % 10:02d}" if sized else f"g000.{i:02d}",
-                weights=point, values=tuple(rng.normal(size=3).tolist()), state="complete",
-            )
-            for i, point in enumerate(points)
-        ]  # fmt: skip
+    values = rng.normal(size=(1000, 3)).tolist()
+    for method in METHODS:
+        searcher = make_searcher(method, space=space, objectives=3, seed=0)
+        told = invented(searcher, points, values)
         with timed() as spent:
             searcher.ask(told, 4)
         rows.add(f"ask after 1,000 trials x 16 x 32, {method}", spent[0], "s", at_most=1.0)
     with timed() as spent:
         ItemModel.fit(*large_study(rng))
     rows.add("margin surrogate, refit on 200 trials x 10,000 items", spent[0], "s", at_most=2.0)
+
+
+def invented(
+    searcher: Searcher, points: list[tuple[float, ...]], values: list[list[float]]
+) -> list[Observation]:
+    """Rows of a search of as many trials (or of all it has), whatever it would have asked for."""
+    learnt = searcher._begin() if isinstance(searcher, Generational) else None
+    rows: list[Observation] = []
+    for generation in itertools.count():
+        left = len(points) - len(rows)
+        size = searcher._size(learnt) if isinstance(searcher, Generational) else left
+        born = [
+            Observation(
+                slot_name(generation, i), points[len(rows) + i], tuple(values[len(rows) + i]),
+                0.0, "complete",
+            )
+            for i in range(min(size, left))
+        ]  # fmt: skip
+        rows += born
+        if len(rows) == len(points) or not born:
+            break
+        assert isinstance(searcher, Generational)
+        learnt = searcher._learn(learnt, generation, born)
+    return rows
 
 
 def large_study(rng: np.random.Generator) -> tuple[Space, Question, list[Observation]]:

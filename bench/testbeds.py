@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from optim.search import Axis, ItemSuite, Observation, Question
+from optim.search.baselines import single_weights
 from optim.space import Space
 
 #: margins of all items for one weight vector, on the searched and on the held-out split
@@ -45,7 +46,7 @@ class Testbed:
 
     def question(self) -> Question:
         """The score of every suite."""
-        right = self.margins(one_hot(self.n, self.reference))[0] > 0
+        right = self.margins(single_weights(self.n, self.reference))[0] > 0
         suites = tuple(
             ItemSuite(name=f"s{i}", form="choice", reference=right[self.suites[0] == i])
             for i in range(self.objectives)
@@ -62,7 +63,7 @@ class Testbed:
     def observe(self, slot: str, weights: tuple[float, ...]) -> Observation:
         """What evaluating a candidate on the searched items gives."""
         found = self.margins(weights)[0]
-        old = self.margins(one_hot(self.n, self.reference))[0]
+        old = self.margins(single_weights(self.n, self.reference))[0]
         return Observation(
             slot=slot,
             weights=weights,
@@ -74,13 +75,8 @@ class Testbed:
 
     def baselines(self) -> list[Observation]:
         """Every checkpoint alone and the uniform soup."""
-        rows = [one_hot(self.n, i) for i in range(self.n)] + [(1 / self.n,) * self.n]
+        rows = [single_weights(self.n, i) for i in range(self.n)] + [(1 / self.n,) * self.n]
         return [self.observe(f"base.{i}", row) for i, row in enumerate(rows)]
-
-
-def one_hot(n: int, i: int) -> tuple[float, ...]:
-    """Parent i alone."""
-    return tuple(float(j == i) for j in range(n))
 
 
 def digits(seed: int = 0, parents: int = 12, suites: int = 5) -> Testbed:

@@ -7,13 +7,12 @@ seen, all objectives of one result together, and widened with the distance from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from optim.pareto import ranks
 from optim.search.base import Observation
-from optim.space import Space
+from optim.search.model import Model
 
 #: draws of the errors, and points of the predicted front among which a generation is chosen
 DRAWS, SHORTLIST = 16, 100
@@ -25,35 +24,16 @@ BEYOND = 0.1
 APART = 0.05
 
 
-class Belief(Protocol):
-    """What a model says of points of the space."""
-
-    @property
-    def errors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Its errors in objectives [n, k] and violation [n] on results it had not seen."""
-
-    def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Objectives [m, k], minimised, and violations [m] at weights [m, size]."""
-
-    def doubt(self, points: np.ndarray) -> np.ndarray:
-        """float64 [m]: how many times larger than `errors` the error there may be."""
-
-
 def choose_batch(
-    belief: Belief,
-    space: Space,
-    rows: Sequence[Observation],
-    rng: np.random.Generator,
-    count: int,
-    seen: set[tuple[float, ...]],
+    model: Model, rng: np.random.Generator, count: int, seen: set[tuple[float, ...]]
 ) -> list[tuple[float, ...]]:
     """`count` points of the grid, one after the other that of the largest expected gain given
     those before it; none of `seen`, which grows by them. Fewer where no more are found."""
-    points = predicted_front(belief, space, rows, rng)
-    values, violations = belief.predict(points)
-    doubt = belief.doubt(points)
-    draws = _Draws(belief, rows, rng)
-    least = APART * _spread(rows)
+    points = predicted_front(model, rng)
+    values, violations = model.predict(points)
+    doubt = model.doubt(points)
+    draws = _Draws(model, rng)
+    least = APART * _spread(model.rows)
     chosen: list[tuple[float, ...]] = []
     gains = np.array([draws.gain(*one) for one in zip(values, violations, doubt, strict=True)])
     known_for = np.zeros(len(points), dtype=int)
@@ -65,7 +45,7 @@ def choose_batch(
             known_for[best] = len(chosen)
             continue
         gains[best] = -np.inf
-        weights = space.round(points[best])
+        weights = model.space.round(points[best])
         if weights in seen:
             continue
         seen.add(weights)
@@ -75,17 +55,15 @@ def choose_batch(
     return chosen
 
 
-def predicted_front(
-    belief: Belief, space: Space, rows: Sequence[Observation], rng: np.random.Generator
-) -> np.ndarray:
+def predicted_front(model: Model, rng: np.random.Generator) -> np.ndarray:
     """float64 [s, size]: points of the space that the model says are good trade-offs.
 
     Decomposition (Zhang & Li 2007): one best point for each of many weightings of the objectives,
     half of them sums, half Chebyshev's; children move along differences of good points, so the
     search stays where the model knows something, and by small steps.
     """
-    start = np.unique(np.array([row.weights for row in rows]), axis=0)
-    values, violations = belief.predict(start)
+    start = np.unique(np.array([row.weights for row in model.rows]), axis=0)
+    values, violations = model.predict(start)
     k = values.shape[1]
     shares = np.ones((DIRECTIONS // 4, 1))
     if k > 1:
@@ -105,24 +83,24 @@ def predicted_front(
     best = judged.argmin(axis=0)
     population, merits = start[best], judged.min(axis=0)
     everything = [population]
-    spread = _spread(rows)
+    spread = _spread(model.rows)
     for turn in range(ROUNDS):
         a, b, c = (population[rng.integers(len(population), size=len(population))] for _ in "abc")
         own = rng.random((len(population), 1)) < 0.5
         steps = rng.uniform(-0.3, 1.3, size=(len(population), 2))
         moved = np.where(own, population, a) + steps[:, :1] * (b - c)
         moved += (rng.random((len(population), 1)) < 0.3) * steps[:, 1:] * (a - moved)
-        jump = spread * 0.3 * 0.9**turn / np.sqrt(space.dimension)
+        jump = spread * 0.3 * 0.9**turn / np.sqrt(model.space.dimension)
         moved += rng.normal(0, jump, size=moved.shape)
-        children = space.project(moved)
-        judged = scalars(*belief.predict(children))
+        children = model.space.project(moved)
+        judged = scalars(*model.predict(children))
         first = judged.argmin(axis=0)
         better = judged.min(axis=0) < merits
         population = np.where(better[:, None], children[first], population)
         merits = np.minimum(merits, judged.min(axis=0))
         everything.append(children)
     pool = np.unique(np.concatenate([population, *everything[-8:]]), axis=0)
-    found = ranks(*(part.tolist() for part in belief.predict(pool)))
+    found = ranks(*(part.tolist() for part in model.predict(pool)))
     order = np.argsort(np.array(found), kind="stable")
     return np.unique(np.concatenate([population, pool[order[:SHORTLIST]]]), axis=0)
 
@@ -130,15 +108,13 @@ def predicted_front(
 class _Draws:
     """Fronts as they might be: one for each draw of the errors, all with what was measured."""
 
-    def __init__(
-        self, belief: Belief, rows: Sequence[Observation], rng: np.random.Generator
-    ) -> None:
-        errors, missed = belief.errors
+    def __init__(self, model: Model, rng: np.random.Generator) -> None:
+        errors, missed = model.errors
         picks = rng.integers(len(errors), size=DRAWS)
         signs = rng.choice([-1.0, 1.0], size=(DRAWS, 1))
         self._errors, self._missed = errors[picks] * signs, missed[picks] * signs[:, 0]
-        values = np.array([row.values for row in rows])
-        violations = np.array([row.violation for row in rows])
+        values = np.array([row.values for row in model.rows])
+        violations = np.array([row.violation for row in model.rows])
         feasible = violations <= 0
         self._least = float(violations.min())
         good = values[feasible]

@@ -5,6 +5,7 @@ Both choose their kernel by how well results are predicted that were left out of
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,7 @@ MOST_DOUBT = 1.5
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Model(ABC):
     """What both models have in common: the results, the kernel, and errors on what was left out."""
 
     space: Space
@@ -34,14 +35,15 @@ class Model:
     rank_correlation: float
 
     def doubt(self, points: np.ndarray) -> np.ndarray:
-        """float64 [m] at weights [m, size]; see `optim.search.gain.Belief`."""
+        """float64 [m]: how many times larger than `errors` the error may be at weights
+        [m, size]."""
         z = self.space.coordinates(points)
         variance = self.factors.variance(z, self.factors.rows(z))
         return np.clip(np.sqrt(variance), 0.5, MOST_DOUBT)
 
+    @abstractmethod
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Objectives [m, k] and violations [m] at weights [m, size]."""
-        raise NotImplementedError
+        """Objectives [m, k], minimised, and violations [m] at weights [m, size]."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,7 +108,7 @@ class Surrogate(Generational[list[Observation]]):
         chosen: list[tuple[float, ...]] = []
         if model is not None:
             trusted = size if model.rank_correlation >= TRUSTED else (size + 1) // 2
-            chosen = choose_batch(model, self.space, model.rows, rng, trusted, seen)
+            chosen = choose_batch(model, rng, trusted, seen)
         best = [] if model is None else _front(model.rows)
         return chosen + self._explore(rng, best, size - len(chosen), seen)
 

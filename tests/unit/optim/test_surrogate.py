@@ -246,7 +246,7 @@ def test_proposals_seek_feasible_ground_first() -> None:
     model = MetricModel.fit(SPACE, rows)
     rng = np.random.default_rng(0)
     seen = {row.weights for row in rows}
-    batch = choose_batch(model, SPACE, rows, rng, 3, seen)
+    batch = choose_batch(model, rng, 3, seen)
     least = min(row.violation for row in rows)
     assert batch
     assert all(limited(judged("x", w)).violation < least for w in batch)

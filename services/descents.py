@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from optim.descent import Job, State
 from optim.recipe import Recipe
 from services import outbox, registry
-from services.db import Connection, Database, Row, row, rows
+from services.db import Connection, Database, Row, rows
 from services.leases import Leases
 from services.settings import Settings
 from services.suites import Suite
@@ -41,13 +41,7 @@ class Claim:
 
 def claim(database: Database, descent: int, worker: str, config: Settings) -> Claim | None:
     """Take a queued descent, or None when there is nothing to do (done, taken, cancelled)."""
-    found = database.row(
-        "descents.claim",
-        descent=descent,
-        worker=worker,
-        lease=config.lease_seconds,
-        max_attempts=config.max_attempts,
-    )
+    found = LEASES.claim(database, descent, worker, config)
     if found is None:
         return None
     return Claim(
@@ -92,22 +86,15 @@ def complete(
     cost: dict[str, Any],
 ) -> bool:
     """End the claim as complete and wake its study, in one transaction; False if it is gone."""
-    with database.transaction() as connection:
-        ended = row(
-            connection,
-            "descents.complete",
-            descent=held.descent,
-            attempt=held.attempt,
-            recipe=Jsonb(recipe.to_dict()),
-            weights=list(weights),
-            step=step,
-            cost=Jsonb(cost),
-        )
-        if ended is not None:
-            outbox.add(connection, "advance", [ended["study_id"]])
-    if ended is not None:
-        outbox.relay(database)
-    return ended is not None
+    return LEASES.end(
+        database,
+        "complete",
+        held,
+        recipe=Jsonb(recipe.to_dict()),
+        weights=list(weights),
+        step=step,
+        cost=Jsonb(cost),
+    )
 
 
 def mend(database: Database, lost_after: float, config: Settings) -> int:

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from optim.predictions import Predictions
 from optim.recipe import Recipe
 from services import outbox, registry
-from services.db import Connection, Database, Row, row, rows
+from services.db import Connection, Database, Row, rows
 from services.leases import Leases
 from services.predictions import Seen, pack, pack_seen
 from services.settings import Settings
@@ -55,13 +55,7 @@ class Job:
 
 def claim(database: Database, evaluation: int, worker: str, config: Settings) -> Claim | None:
     """Take a queued evaluation, or None when there is nothing to do (done, taken, cancelled)."""
-    found = database.row(
-        "evaluations.claim",
-        evaluation=evaluation,
-        worker=worker,
-        lease=config.lease_seconds,
-        max_attempts=config.max_attempts,
-    )
+    found = LEASES.claim(database, evaluation, worker, config)
     if found is None:
         return None
     return Claim(
@@ -129,7 +123,9 @@ def complete(
     False when the claim is gone, or when a suite's row is missing.
     """
     found = None if race is None else Jsonb(race)
-    return _end(database, held, "complete", weights_digest=weights_digest, cost=cost, race=found)
+    return LEASES.end(
+        database, "complete", held, weights_digest=weights_digest, cost=Jsonb(cost), race=found
+    )
 
 
 def stop(
@@ -144,19 +140,8 @@ def stop(
     `race` says by whom, and what was seen (`services.studies.racing`); `seen` is what was scored of
     unfinished suites, by name. False when the claim is gone.
     """
-    return _end(database, held, "stop", seen, cost=cost, race=Jsonb(race))
 
-
-def _end(
-    database: Database,
-    held: Claim,
-    query: str,
-    seen: Sequence[tuple[str, Seen]] = (),
-    *,
-    cost: dict[str, Any],
-    **more: Any,
-) -> bool:
-    with database.transaction() as connection:
+    def save_seen(connection: Connection) -> None:
         for suite, part in seen:
             rows(
                 connection,
@@ -166,19 +151,8 @@ def _end(
                 suite=suite,
                 **pack_seen(part),
             )
-        ended = row(
-            connection,
-            f"evaluations.{query}",
-            evaluation=held.evaluation,
-            attempt=held.attempt,
-            cost=Jsonb(cost),
-            **more,
-        )
-        if ended is not None:
-            outbox.add(connection, "advance", [ended["study_id"]])
-    if ended is not None:
-        outbox.relay(database)
-    return ended is not None
+
+    return LEASES.end(database, "stop", held, save_seen, cost=Jsonb(cost), race=Jsonb(race))
 
 
 def requeue_lost(database: Database, seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""What all claimed work has in common: keeping a lease, failing, giving back, running out.
+"""What all claimed work has in common: taking it, keeping a lease, ending it, giving it back.
 
 Every write names the attempt that the work was claimed with, so who lost a lease can neither write
 results nor end the next attempt. Times are the database's.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from services import outbox
 from services.db import Connection, Database, Row, row, rows
@@ -32,7 +32,8 @@ class Held(Protocol):
 
 @dataclass(frozen=True)
 class Leases:
-    """Leases on one kind of work, by its queries `renew`, `fail`, `give_back` and `expire`."""
+    """Leases on one kind of work, by its queries `claim`, `renew`, `fail`, `give_back`, `expire`
+    and those that end it."""
 
     #: the file of its queries
     queries: str
@@ -40,6 +41,36 @@ class Leases:
     topic: str
     #: what follows when one has ended for good
     ended: Callable[[Connection, Row], None]
+
+    def claim(self, database: Database, id: int, worker: str, config: Settings) -> Row | None:
+        """Take queued work, or None when there is nothing to do (done, taken, cancelled)."""
+        return database.row(
+            f"{self.queries}.claim",
+            id=id,
+            worker=worker,
+            lease=config.lease_seconds,
+            max_attempts=config.max_attempts,
+        )
+
+    def end(
+        self,
+        database: Database,
+        query: str,
+        held: Held,
+        before: Callable[[Connection], None] = lambda _: None,
+        **values: Any,
+    ) -> bool:
+        """End the claim by one of its queries, after `before`, and wake its study, in one
+        transaction; False when the claim is gone."""
+        with database.transaction() as connection:
+            before(connection)
+            name = f"{self.queries}.{query}"
+            ended = row(connection, name, id=held.id, attempt=held.attempt, **values)
+            if ended is not None:
+                outbox.add(connection, "advance", [ended["study_id"]])
+        if ended is not None:
+            outbox.relay(database)
+        return ended is not None
 
     def renew(self, database: Database, held: Held, progress: float, config: Settings) -> bool:
         """Keep the lease; False when the claim is gone (expired and retaken, or cancelled)."""

@@ -108,9 +108,7 @@ def test_queues_and_flight_follow_the_claims(study_with_results: Any) -> None:
     assert queued > 0
     assert views.in_flight(database) == []
     evaluation = database.rows("studies.queued_evaluations", study=2)[0]["id"]
-    claimed = database.row(
-        "evaluations.claim", evaluation=evaluation, worker="w", lease=60, max_attempts=3
-    )
+    claimed = database.row("evaluations.claim", id=evaluation, worker="w", lease=60, max_attempts=3)
     assert claimed is not None
     (flying,) = views.in_flight(database)
     assert (flying["study"], flying["worker"], flying["attempt"]) == (2, "w", 1)

@@ -24,7 +24,7 @@ SET state = 'running', attempt = d.attempt + 1, worker = %(worker)s, error = NUL
     lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
     started_at = coalesce(d.started_at, clock_timestamp())
 FROM study s
-WHERE d.id = %(descent)s AND s.id = d.study_id
+WHERE d.id = %(id)s AND s.id = d.study_id
   AND d.state = 'queued' AND d.attempt - d.forgiven < %(max_attempts)s
   AND s.state = 'running'
 RETURNING d.id, d.attempt, d.number, d.job, d.memory, s.id AS study_id, s.pool_id
@@ -48,7 +48,7 @@ RETURNING id
 UPDATE descent
 SET state = 'complete', progress = 1, step = %(step)s, recipe = %(recipe)s, weights = %(weights)s,
     cost = %(cost)s, memory = NULL, lease_until = NULL, finished_at = clock_timestamp()
-WHERE id = %(descent)s AND attempt = %(attempt)s AND state = 'running'
+WHERE id = %(id)s AND attempt = %(attempt)s AND state = 'running'
 RETURNING study_id
 
 -- name: fail

@@ -6,7 +6,7 @@ SET state = 'running', attempt = e.attempt + 1, worker = %(worker)s, progress = 
     started_at = clock_timestamp()
 FROM trial t
 JOIN study s ON s.id = t.study_id
-WHERE e.id = %(evaluation)s AND t.id = e.trial_id
+WHERE e.id = %(id)s AND t.id = e.trial_id
   AND e.state = 'queued' AND e.attempt - e.forgiven < %(max_attempts)s
   AND s.state = 'running'
 RETURNING e.id, e.attempt, e.split, t.id AS trial_id, t.number, t.role, t.slot, t.recipe,
@@ -49,7 +49,7 @@ SET state = 'complete', progress = 1, weights_digest = %(weights_digest)s, race 
         SELECT sum(p.n) FROM prediction p WHERE p.trial_id = t.id AND p.split = e.split)),
     lease_until = NULL, finished_at = clock_timestamp()
 FROM trial t
-WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
+WHERE e.id = %(id)s AND e.attempt = %(attempt)s AND e.state = 'running'
   AND t.id = e.trial_id
   AND NOT EXISTS (
       SELECT 1 FROM study_suite x JOIN suite u ON u.id = x.suite_id
@@ -78,7 +78,7 @@ UPDATE evaluation e
 SET state = 'stopped', race = %(race)s, cost = %(cost)s, lease_until = NULL,
     finished_at = clock_timestamp()
 FROM trial t
-WHERE e.id = %(evaluation)s AND e.attempt = %(attempt)s AND e.state = 'running'
+WHERE e.id = %(id)s AND e.attempt = %(attempt)s AND e.state = 'running'
   AND e.split = 'search' AND t.id = e.trial_id
 RETURNING t.study_id
 

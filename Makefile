@@ -56,7 +56,7 @@ up: .venv/.demo  ## servers, workers and dashboard on this machine
 
 # real pools and suites instead of random ones of the same shapes:
 #   make bench SMALL="--small POOL SUITES" LARGE="--large POOL SUITES" MODEL="--pool POOL --suites SUITES"
-bench: .venv/.bench .venv/peers/.done  ## benches of the engine (18 minutes), and the table in docs/performance.md
+bench: .venv/.bench .venv/peers/.done  ## benches of the engine (15 minutes), and the table in docs/performance.md
 	$(BIN)/python bench/forming.py --peers .venv/peers/bin/python
 	$(BIN)/python bench/evaluating.py --peers .venv/peers/bin/python $(MODEL)
 	$(BIN)/python bench/loop.py --peers .venv/peers/bin/python $(SMALL) $(LARGE)

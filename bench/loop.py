@@ -39,8 +39,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="remelt-bench-") as root:
         # (which, its data, trials, most items of a suite, goal)
         for name, given, trials, items, goal in (
-            ("small", options.small, 16, None, 20.0),
-            ("large", options.large, 6, 80, 10.0),
+            ("small", options.small, 12, None, 20.0),
+            ("large", options.large, 6, 60, 10.0),
         ):
             home = Path(root) / name
             home.mkdir()

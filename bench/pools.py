@@ -44,7 +44,13 @@ WORDS = [
 
 
 def make_pool(
-    root: Path, shape: dict[str, Any], parents: int, *, dtype: str, moved_blocks: int | None
+    root: Path,
+    shape: dict[str, Any],
+    parents: int,
+    *,
+    dtype: str,
+    moved_blocks: int | None,
+    device: str = "cpu",
 ) -> list[Path]:
     """`parents` checkpoints that differ in the last `moved_blocks` blocks and the norm behind them
     (None: in everything)."""
@@ -53,7 +59,8 @@ def make_pool(
 
     torch.manual_seed(0)
     config = LlamaConfig(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=0)
-    model = LlamaForCausalLM(config).to(getattr(torch, dtype))
+    with torch.device(device):
+        model = LlamaForCausalLM(config).to(getattr(torch, dtype))
     first = shape["num_hidden_layers"] - (moved_blocks or 0)
     moving = [
         p

@@ -36,9 +36,9 @@ class Rows:
         """One figure; with a bound it is a goal, met or missed."""
         goal, met = None, None
         if at_least is not None:
-            goal, met = f"≥ {at_least:g}", value >= at_least
+            goal, met = f"≥ {at_least:g}", bool(value >= at_least)
         elif at_most is not None:
-            goal, met = f"≤ {at_most:g}", value <= at_most
+            goal, met = f"≤ {at_most:g}", bool(value <= at_most)
         row = {
             "name": f"{self.bench}: {name}", "value": float(f"{value:.4g}"), "unit": unit,
             "goal": goal, "met": met, "machine": self.machine,

@@ -190,25 +190,35 @@ def weights_digest(
     *,
     stop: Callable[[], bool] | None = None,
     known: MutableMapping[str, str] | None = None,
+    threads: int = 1,
 ) -> str:
     """SHA-256 (hex) that names the weights of a model: equal digests, equal tensors.
 
     Over the tensors in sorted name order: the line "name\\0dtype\\0shape\\n" (dtype as safetensors
     spells it, shape as 4,5) and then the hex SHA-256 of the raw little-endian bytes. `stop` is
     asked before each tensor; once it says True, InterruptedError is raised. `known` has the SHA-256
-    of tensors that need not be read again, and gets those of the others.
+    of tensors that need not be read again, and gets those of the others, which `threads` work out.
     """
     known = {} if known is None else known
-    whole = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+    ordered = sorted(tensors, key=lambda pair: pair[0])
+
+    def work(named: tuple[str, Tensor]) -> None:
+        name, tensor = named
         if stop is not None and stop():
             raise InterruptedError("weights_digest: stopped")
         if tensor.dtype not in DTYPE_NAMES:
             raise ValueError(f"{name}: dtype {tensor.dtype} has no digest")
-        shape = ",".join(map(str, tensor.shape))
-        whole.update(f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n".encode())
         if name not in known:
             known[name] = bytes_digest(tensor)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="digest") as executor:
+        # the largest first: the last thread to end is not the one that began last
+        largest = sorted(ordered, key=lambda pair: -pair[1].numel())
+        list(executor.map(work, largest))
+    whole = hashlib.sha256()
+    for name, tensor in ordered:
+        shape = ",".join(map(str, tensor.shape))
+        whole.update(f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n".encode())
         whole.update(known[name].encode())
     return whole.hexdigest()
 

@@ -2,12 +2,10 @@
 prefixes are computed once."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.plugins.trees import seen_text
-from workers.engine import tree
 from workers.engine.tree import Batch, Sharing, batch_rows
 
 HEAD = list(range(100, 140))
@@ -67,14 +65,12 @@ def test_branches_share_a_row_only_where_that_is_cheaper() -> None:
     assert all(batch.ends is None for batch in batches_of(long, [40] * 3, width=16))
 
 
-def test_tokens_and_logits_of_a_batch_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_and_logits_of_a_batch_are_bounded() -> None:
     rows = [[i, *range(i % 7 + 2)] for i in range(30)]
     for batch in batches_of(rows, [0] * 30, limit=0):
         assert batch.inputs.numel() <= 64
-    monkeypatch.setattr(tree, "LOGITS_PER_BATCH", 20 * 150)
-    bounded = batch_rows(
-        rows, [0] * 30, batch_tokens=10_000, vocabulary=150, sharing=Sharing(limit=0)
-    )
+    few = Sharing(limit=0, logits=20 * 150)
+    bounded = batch_rows(rows, [0] * 30, batch_tokens=10_000, vocabulary=150, sharing=few)
     assert len(bounded) > 1
     assert all(len(batch.positions) <= 20 for batch in bounded)
 

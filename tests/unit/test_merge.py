@@ -337,6 +337,11 @@ def test_what_is_known_is_not_hashed_again() -> None:
     assert weights_digest([a, ("b", torch.ones(2))], known=known) != whole
 
 
+def test_the_digest_is_the_same_with_any_number_of_threads() -> None:
+    tensors = [(f"layer.{i}", torch.randn(i * 50 + 1)) for i in range(12)]
+    assert weights_digest(tensors, threads=8) == weights_digest(tensors)
+
+
 def test_digest_can_be_stopped() -> None:
     with pytest.raises(InterruptedError):
         weights_digest([("a", torch.zeros(1))], stop=lambda: True)

@@ -26,6 +26,9 @@ from workers.engine.parallel import Choice, Frame
 from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
 from workers.engine.tiers import Tier
 
+#: that hash a candidate while a GPU scores it; on a CPU they would take from what scores
+GPU_THREADS = 8
+
 
 class Tell(Protocol):
     """Reports progress of a phase; may stop the running request by raising."""
@@ -66,6 +69,8 @@ class Candidate:
         #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
         self.live: Tensor | None = None
+        #: what `stored` holds, in pinned memory; only with a GPU
+        self.copied: Tensor | None = None
         #: SHA-256 of the tensors that `stored` holds, by name, as far as they are known
         self.hashes: dict[str, str] = {}
         #: digest of the recipe that the buffers hold
@@ -116,12 +121,22 @@ class Candidate:
         """The digest of what `stored` holds, under way."""
         assert self.pool is not None
         assert self.stored is not None
+        if self.group.world == 1 and self.stored.device.type == "cuda":
+            values = self._on_host(self.stored)
+            return BackgroundDigest(self.pool.layout, values, self.hashes, threads=GPU_THREADS)
         if self.group.world == 1:
             return BackgroundDigest(self.pool.layout, self.stored, self.hashes)
         return GatheredDigest(self.pool.layout, self.stored, self.group, self.hashes)
 
+    def _on_host(self, stored: Tensor) -> Tensor:
+        """A copy in one piece: threads that fetch tensors from a GPU themselves hold up the
+        forward passes (2,000 items took 2.1 s instead of 0.4 s)."""
+        if self.copied is None:
+            self.copied = torch.empty(stored.shape, dtype=stored.dtype, pin_memory=True)
+        return self.copied.copy_(stored)
+
     def _drop(self) -> None:
-        self.model = self.stored = self.live = self.held = None
+        self.model = self.stored = self.live = self.held = self.copied = None
         self.hashes.clear()
 
     def _new_frame(self, folder: Path, stored: torch.dtype) -> Frame:

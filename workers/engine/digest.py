@@ -25,14 +25,18 @@ class BackgroundDigest:
     of the others, each as soon as it is known.
     """
 
-    def __init__(self, layout: Layout, stored: Tensor, known: MutableMapping[str, str]) -> None:
+    def __init__(
+        self, layout: Layout, stored: Tensor, known: MutableMapping[str, str], *, threads: int = 1
+    ) -> None:
         self._stopped, self._found = threading.Event(), ""
         self._error: Exception | None = None
 
         def work() -> None:
             try:
                 views = layout.views(stored)
-                self._found = weights_digest(views, stop=self._stopped.is_set, known=known)
+                self._found = weights_digest(
+                    views, stop=self._stopped.is_set, known=known, threads=threads
+                )
             except InterruptedError:
                 pass
             except Exception as error:

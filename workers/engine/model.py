@@ -10,6 +10,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ GENERATION_NAME = "generation_config.json"
 #: largest difference of logits, against their largest value, at which a shared prefix counts as
 #: the same computation; in bfloat16 and float16 one rounding is 2^-8
 SHARE_TOLERANCE, SHARE_TOLERANCE_HALF = 1e-4, 5e-2
+#: values of the largest table of logits: small batches starve a GPU, and leave a CPU's caches less
+CPU_LOGITS, GPU_LOGITS = 2**26, 2**29
 
 
 def head_key(checkpoint: Checkpoint) -> str:
@@ -93,7 +96,9 @@ class LiveModel:
         #: whether the model can be told where left padding ends
         self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         #: which prefixes may be computed once; none until `check` has tried it
-        self.sharing = Sharing(limit=0)
+        self.sharing = Sharing(
+            limit=0, logits=GPU_LOGITS if self.device.type == "cuda" else CPU_LOGITS
+        )
         #: the checkpoint's names of what every parameter is made of, by the parameter's `id`
         self.names = layout_names(frame)
         self.lower = LowerBlocks(model, self.names, activations or Activations(0))
@@ -118,7 +123,7 @@ class LiveModel:
         self._heads.clear()
         self.heads_kept, self.forward_seconds = 1, 0.0
         if not self._checked:
-            self.sharing = Sharing(width=self._width, limit=self._share_limit())
+            self.sharing = replace(self.sharing, width=self._width, limit=self._share_limit())
             self.lower.learn(lambda: self.logits(probes(self.encoder.vocabulary)[0]))
             self._checked = True
         self.lower.prepare(signature)

@@ -6,8 +6,11 @@ tensor that is the same in all of them is kept once, and formed once.
 
 from __future__ import annotations
 
+import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +34,8 @@ TORCH_DTYPES = {
 }
 #: bytes of two files compared at a time
 COMPARE_BYTES = 2**20
+#: checkpoints hashed at a time, and the pause between two calls of `progress` meanwhile
+HASH_THREADS, TICK_SECONDS = min(8, os.cpu_count() or 1), 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,15 +159,8 @@ def load_pool(
     """
     sizes = [sum(f.stat().st_size for f in path.glob("*.safetensors")) for _, path in checkpoints]
     # every file is read twice: to be hashed, and to be kept
-    done, total = 0, 2 * sum(sizes)
-
-    def hashed(some: int, _: int) -> None:
-        progress(done + some, total)
-
-    read = []
-    for (digest, path), size in zip(checkpoints, sizes, strict=True):
-        read.append(_verified(digest, path, hashed))
-        done += size
+    done, total = sum(sizes), 2 * sum(sizes)
+    read = _all_verified(checkpoints, lambda hashed: progress(hashed, total))
     here = {name: cut for name, cut in (cuts or {}).items() if name in read[0].tensors}
     layout = Layout.of(read[0].tensors, fused=fused, cuts=here)
     for checkpoint in read[1:]:
@@ -187,6 +185,34 @@ def load_pool(
         progress(done, total)
     line = f"{plan}; {len(identical)} of {len(layout.slots)} tensors are the same in all"
     return Pool(parents, layout, tier=plan.tier, plan=line, identical=identical)
+
+
+def _all_verified(
+    checkpoints: Sequence[tuple[str, Path]], progress: Callable[[int], None]
+) -> list[Checkpoint]:
+    """`_verified` for each, several at a time; `progress` gets the bytes hashed of all."""
+    hashed, stopped = [0] * len(checkpoints), threading.Event()
+
+    def one(number: int) -> Checkpoint:
+        def tell(done: int, _: int) -> None:
+            if stopped.is_set():
+                raise InterruptedError("another one failed")
+            hashed[number] = done
+
+        return _verified(*checkpoints[number], tell)
+
+    with ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="verify") as executor:
+        left = set(found := [executor.submit(one, number) for number in range(len(checkpoints))])
+        try:
+            while left:
+                done, left = wait(left, timeout=TICK_SECONDS, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                progress(sum(hashed))
+        finally:
+            stopped.set()
+            executor.shutdown(cancel_futures=True)
+        return [future.result() for future in found]
 
 
 def _verified(digest: str, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:

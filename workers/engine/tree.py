@@ -23,15 +23,13 @@ PACKED_MAX = 512
 MASK_PENALTY = 1.15
 #: prefixes nested deeper than this are not looked into
 NESTED_MAX = 64
-#: values of the largest table of logits that one forward pass may make (float32: 256 MB)
-LOGITS_PER_BATCH = 2**26
 
 _keys = itertools.count()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """What sharing a prefix is worth to a model, and how far it may go."""
+    """What sharing a prefix is worth to a model, and how far it and a batch may go."""
 
     #: hidden size: sets the price of a token against that of attention
     width: int = 512
@@ -39,6 +37,8 @@ class Sharing:
     limit: int | None = None
     #: whether a prefix may become a head, which no gradient goes through
     heads: bool = True
+    #: values of the largest table of logits that one forward pass may make
+    logits: int = 2**26
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +121,7 @@ def batch_rows(
         for pack in packs if not base else ():
             mine = shared[pack.low : pack.high]
             (plain if len(mine) == 1 else trees).append((mine, pack))
-    maker = _Maker(rows, firsts, batch_tokens, vocabulary)
+    maker = _Maker(rows, firsts, batch_tokens, sharing.logits // vocabulary)
     batches = [*maker.batches(plain, tree=False), *maker.batches(trees, tree=True)]
     for base, packs in headed:
         head = Head(inputs=torch.tensor([list(rows[shared[packs[0].low]][:base])]))
@@ -234,7 +234,7 @@ def forced_batches(
     cheaper or not."""
     order = sorted(range(len(rows)), key=lambda r: tuple(rows[r]))
     forest = _Forest([rows[r] for r in order], [firsts[r] for r in order], 1)
-    maker = _Maker(rows, firsts, 2**31, 1)
+    maker = _Maker(rows, firsts, 2**31, 2**31)
     n = len(rows)
     alone = [([r], _Packed(0, 1, 0, len(rows[r]))) for r in order]
     whole, behind = (_Packed(0, n, base, forest.tokens(0, n, base)) for base in (0, head))
@@ -247,12 +247,12 @@ def forced_batches(
 
 @dataclass(frozen=True)
 class _Maker:
-    """Packs into batches of similar length within the budget of tokens and logits."""
+    """Packs into batches of similar length within the budget of tokens and scored positions."""
 
     rows: Sequence[Sequence[int]]
     firsts: Sequence[int]
     batch_tokens: int
-    vocabulary: int
+    batch_positions: int
 
     def batches(
         self,
@@ -267,7 +267,7 @@ class _Maker:
         for member in order:
             mine = sum(len(self.rows[r]) - self.firsts[r] for r in member[0])
             full = (len(waiting) + 1) * member[1].tokens > self.batch_tokens
-            if waiting and (full or (scored + mine) * self.vocabulary > LOGITS_PER_BATCH):
+            if waiting and (full or scored + mine > self.batch_positions):
                 yield self._batch(waiting, tree, head, first)
                 waiting, scored, first = [], 0, None
             waiting.append(member)

@@ -28,13 +28,26 @@ def answer_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(normal.encode()).digest()[:8], "little")
 
 
+def option_log_probabilities(scores: Sequence[np.ndarray], width: int | None = None) -> np.ndarray:
+    """`Predictions.options` from the scores of each item's options, nats: their log-softmax.
+
+    `width` is K; None: as many options as the item that has most.
+    """
+    width = max(map(len, scores), default=0) if width is None else width
+    found = np.full((len(scores), width), -np.inf, dtype=np.float16)
+    for row, values in zip(found, scores, strict=True):
+        shifted = values - values.max()
+        row[: len(values)] = np.maximum(shifted - np.log(np.exp(shifted).sum()), -MARGIN_MAX)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
     """Per-item results in the split's item order; N items.
 
     Which arrays are filled depends on the suite's form: `choice` fills correct, answer (option
-    index) and margin; `exact` fills correct, answer (`answer_hash`) and texts; `text` fills nll
-    and tokens. Arrays that do not apply are None.
+    index), margin and options; `exact` fills correct, answer (`answer_hash`) and texts; `text`
+    fills nll and tokens. Arrays that do not apply are None.
     """
 
     form: Form
@@ -46,6 +59,9 @@ class Predictions:
     answer: np.ndarray | None = None
     #: float16 [N], nats: log-likelihood of gold minus that of the best other option
     margin: np.ndarray | None = None
+    #: float16 [N, K]: log-probability of each option among the item's own, after normalisation;
+    #: -inf beyond an item's options. None where they were not asked for, or not stored
+    options: np.ndarray | None = None
     #: float32 [N], nats: negative log-likelihood of the whole text
     nll: np.ndarray | None = None
     #: int32 [N]: tokens that nll sums over

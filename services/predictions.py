@@ -15,8 +15,8 @@ import numpy as np
 from optim.predictions import Form, Predictions
 from services.errors import IntegrityError
 
-COLUMNS = ("correct", "answer", "margin", "nll", "tokens", "texts")
-DTYPES = {"answer": "<u8", "margin": "<f2", "nll": "<f4", "tokens": "<i4"}
+COLUMNS = ("correct", "answer", "margin", "options", "nll", "tokens", "texts")
+DTYPES = {"answer": "<u8", "margin": "<f2", "options": "<f2", "nll": "<f4", "tokens": "<i4"}
 
 
 def pack(predictions: Predictions) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def pack_seen(part: Seen) -> dict[str, Any]:
 def unpack_seen(form: Form, row: dict[str, Any]) -> Seen:
     """Inverse of `pack_seen`; raises what `unpack` raises."""
     bits = np.frombuffer(row["seen"], dtype=np.uint8)
-    absent = dict.fromkeys(("nll", "tokens", "texts"))
+    absent = dict.fromkeys(("options", "nll", "tokens", "texts"))
     return Seen(
         seen=np.unpackbits(bits, count=row["n"]).astype(bool),
         predictions=unpack(form, {**row, **absent}),
@@ -70,6 +70,8 @@ def unpack(form: Form, row: dict[str, Any]) -> Predictions:
             arrays[name] = np.frombuffer(zlib.decompress(row[name]), dtype=dtype)
     if row["texts"] is not None:
         arrays["texts"] = tuple(json.loads(zlib.decompress(row["texts"])))
+    if "options" in arrays and len(arrays["options"]) % n == 0:
+        arrays["options"] = arrays["options"].reshape(n, -1)
     for name, array in arrays.items():
         if len(array) != n:
             raise IntegrityError(f"{name} holds {len(array)} items, not {n}", where="predictions")

@@ -171,14 +171,20 @@ def load_predictions(
 
 
 def predictions_of(
-    connection: Connection, study: Study, trials: Sequence[int], split: Split
+    connection: Connection,
+    study: Study,
+    trials: Sequence[int],
+    split: Split,
+    *,
+    options: bool = False,
 ) -> dict[int, dict[str, Predictions]]:
     """Predictions of many trials on the study's suites, by trial id and suite name.
 
-    One query, in binary, without generated texts: those are for people.
+    One query, in binary, without generated texts: those are for people. The log-probabilities of
+    `options` only where they are asked for.
     """
     suites = {suite.id: suite for suite in study.suites}
-    values = {"trials": list(trials), "suites": list(suites), "split": split}
+    values = {"trials": list(trials), "suites": list(suites), "split": split, "options": options}
     cursor = connection.execute(query("studies.answers"), values, binary=True)
     found: dict[int, dict[str, Predictions]] = {}
     for r in cursor:

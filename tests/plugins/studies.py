@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import redis
 
-from optim.predictions import Predictions, answer_hash, items_digest
+from optim.predictions import Predictions, answer_hash, items_digest, option_log_probabilities
 from optim.search import METHODS, Observation, Question, Suggestion
 from optim.search.random import RandomSearch
 from services import evaluations, registry
@@ -91,10 +91,23 @@ def from_right(
         wrong = (gold + 1) % np.array([len(item.choices) for item in items])
         answer = np.where(right, gold, wrong).astype(np.uint64)
         margin = mixed.astype(np.float16)
-        return Predictions(form="choice", items=digest, correct=right, answer=answer, margin=margin)
+        scores = [_scores(i, int(a), m) for i, a, m in zip(items, answer, mixed, strict=True)]
+        return Predictions(
+            form="choice", items=digest, correct=right, answer=answer, margin=margin,
+            options=option_log_probabilities(scores, max(len(i.choices) for i in suite.items)),
+        )  # fmt: skip
     texts = tuple(i.target if r else "x" for i, r in zip(items, right, strict=True))
     answer = np.array([answer_hash(text) for text in texts], dtype=np.uint64)
     return Predictions(form="exact", items=digest, correct=right, answer=answer, texts=texts)
+
+
+def _scores(item: Item, answer: int, margin: float) -> np.ndarray:
+    """Scores of an item's options with that answer and margin; all others are worse by 1."""
+    best = max(margin, 0.0)
+    scores = np.full(len(item.choices), best - abs(margin) - 1)
+    scores[item.gold] = margin if answer == item.gold else best - abs(margin)
+    scores[answer] = best
+    return scores
 
 
 def _knows(parent: str, suite: Suite, item: Item) -> float:

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optim.predictions import Predictions, answer_hash, items_digest
+from optim.predictions import (
+    Predictions,
+    answer_hash,
+    items_digest,
+    option_log_probabilities,
+)
 from services.errors import IntegrityError
 from services.predictions import pack, unpack
 
@@ -21,11 +26,12 @@ def test_choice_round_trip(n: int, seed: int) -> None:
         correct=rng.random(n) < 0.5,
         answer=rng.integers(0, 5, n).astype(np.uint64),
         margin=rng.normal(size=n).astype(np.float16),
+        options=option_log_probabilities([rng.normal(size=rng.integers(2, 6)) for _ in range(n)]),
     )
     after = unpack("choice", pack(before))
     assert len(after) == n
     assert after.items == before.items
-    for name in ("correct", "answer", "margin"):
+    for name in ("correct", "answer", "margin", "options"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     assert after.nll is None
     assert after.texts is None
@@ -83,3 +89,10 @@ def test_a_thousand_items_cost_a_few_kilobytes() -> None:
         )
     )
     assert sum(len(v) for v in packed.values() if isinstance(v, bytes)) < 4096
+
+
+def test_log_probabilities_of_options_by_hand() -> None:
+    found = option_log_probabilities([np.log([0.2, 0.6]), np.log([0.1, 0.1, 0.2])])
+    assert np.exp(found.astype(float)) == pytest.approx(
+        np.array([[0.25, 0.75, 0.0], [0.25, 0.25, 0.5]]), abs=1e-3
+    )

@@ -155,6 +155,7 @@ def suite_result(message: Message, suite: Suite, split: str | None) -> SuiteResu
         margin=None
         if margins is None
         else np.clip(margins, -MARGIN_MAX, MARGIN_MAX).astype(np.float16),
+        options=arrays.get("options"),
         nll=arrays.get("nll"),
         tokens=arrays["tokens"] if suite.form == "text" else None,
         texts=None if data["texts"] is None else tuple(data["texts"]),

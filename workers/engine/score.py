@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optim.predictions import answer_hash
+from optim.predictions import answer_hash, option_log_probabilities
 from services.errors import TrialRejected
 from services.suites import Item, Suite
 from workers.engine.compile import LikelihoodPlan
@@ -28,7 +28,8 @@ LOGIT_ROWS = 1024
 class Scores:
     """Per-item results of N items; arrays that do not apply to the form are absent."""
 
-    #: correct bool, answer uint64, margin float32, nll float32, tokens int32: each [N]
+    #: correct bool, answer uint64, margin float32, nll float32, tokens int32: each [N]; options
+    #: float16 [N, K]
     arrays: dict[str, np.ndarray]
     #: generated answers
     texts: list[str] | None
@@ -91,17 +92,19 @@ def _score_choice(
     suite: Suite, items: Sequence[Item], plan: LikelihoodPlan, sums: np.ndarray
 ) -> Scores:
     """The option of the highest log-likelihood (over its length if normalised), first if equal."""
-    answers, margins = [], []
+    answers, margins, options = [], [], []
     for number, item in enumerate(items):
         scores = sums[plan.offsets[number] : plan.offsets[number + 1]] / suite.lengths(item)
         answers.append(int(scores.argmax()))
         margins.append(scores[item.gold] - np.delete(scores, item.gold).max())
+        options.append(scores)
     gold = np.array([item.gold for item in items])
     per_item = np.add.reduceat(plan.lengths, plan.offsets[:-1]) if len(items) else plan.lengths
     arrays = {
         "correct": np.array(answers) == gold,
         "answer": np.array(answers, dtype=np.uint64),
         "margin": np.array(margins, dtype=np.float32),
+        "options": option_log_probabilities(options, max(len(i.choices) for i in suite.items)),
         "tokens": per_item.astype(np.int32),
     }
     return Scores(arrays=arrays, texts=None, tokens=plan.tokens)
@@ -131,7 +134,10 @@ def joined(
     """The scores of all items from those of parts; each with the places of its items."""
     count = sum(len(items) for items, _ in parts)
     first = parts[0][1]
-    arrays = {name: np.empty(count, array.dtype) for name, array in first.arrays.items()}
+    arrays = {
+        name: np.empty((count, *array.shape[1:]), array.dtype)
+        for name, array in first.arrays.items()
+    }
     texts = None if first.texts is None else [""] * count
     for items, scores in parts:
         for name, array in scores.arrays.items():

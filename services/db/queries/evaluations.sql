@@ -28,9 +28,10 @@ WHERE p.trial_id = %(trial)s AND p.split = %(split)s AND p.recipe_digest = %(rec
 -- name: save_predictions
 -- Fenced: only the holder of the running attempt may write.
 INSERT INTO prediction (trial_id, split, suite_id, attempt, recipe_digest, suite_digest,
-                        items_digest, n, correct, answer, margin, nll, tokens, texts, cost)
+                        items_digest, n, correct, answer, margin, options, nll, tokens, texts,
+                        cost)
 SELECT e.trial_id, e.split, u.id, e.attempt, t.recipe_digest, u.digest, %(items_digest)s, %(n)s,
-       %(correct)s, %(answer)s, %(margin)s, %(nll)s, %(tokens)s, %(texts)s, %(cost)s
+       %(correct)s, %(answer)s, %(margin)s, %(options)s, %(nll)s, %(tokens)s, %(texts)s, %(cost)s
 FROM evaluation e
 JOIN trial t ON t.id = e.trial_id
 JOIN study_suite x ON x.study_id = t.study_id

@@ -140,6 +140,14 @@ def check_gradients(spec: StudySpec, suites: Sequence[Row]) -> None:
             where="spec: search",
             mend="Leave the suite out, or use a method without gradients and no warm_start",
         )
+    refusing = [suite["name"] for suite in suites if suite["form"] == "refusal"]
+    if refusing:
+        raise SpecRefused(
+            f"the search needs gradients, and whether an answer refuses has none: {refusing[0]!r}",
+            where="spec: search",
+            mend="Add it as a choice suite (remelt suite add --refusal-likelihood), or use a "
+            "method without gradients and no warm_start",
+        )
     texts = [suite["name"] for suite in suites if suite["form"] == "text"]
     for index, axis in enumerate(spec.axes):
         better = "minimize" if axis.suite in texts else METRICS[axis.metric]

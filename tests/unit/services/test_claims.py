@@ -96,7 +96,7 @@ def test_claims_say_what_the_study_is_told(seed: int) -> None:
     assert sign * (candidate["prose"].score() - score) == pytest.approx(text)
     # all constraints are kept if and only if the study is told that none is missed
     kept = [
-        claims.text_missed(one, candidate["prose"]) <= 0
+        claims.text_missed(one, candidate["prose"], reference["prose"]) <= 0
         if one.claim is None
         else total(one.claim, items, candidate) <= one.claim.limit + 1e-9
         for one in claims.constraints(study, items)

@@ -160,8 +160,9 @@ def worse_of(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> V
         return Value(value, low, high, sum(p.n for p in parts))
     old, new = pairs[0]
     if old.form == "text":
-        low, high = intervals.difference_interval(old, new)
-        return Value(new.score() - old.score(), low, high, len(new))
+        more = new.score() - old.score()
+        bounds = intervals.difference_interval(old, new)
+        return Value(more, bounds[0], bounds[1], len(new))
     which = SHARES[metric].among
     counts = _pooled([_counts(*pair) for pair in pairs]).get(which, Compatibility())
     if not counts.n:

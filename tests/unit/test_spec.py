@@ -84,7 +84,7 @@ def test_the_box_of_a_space() -> None:
         (SMALL + "objectives: [a, a]\n", "objectives: one stands twice"),
         (SMALL + "objectives: [score]\n", "score needs a suite"),
         (SMALL + "objectives: ['macro:a']\n", "macro is over all suites"),
-        (SMALL + "constraints: [{metric: churn}]\n", "give exactly one of max and min"),
+        (SMALL + "constraints: [{metric: churn}]\n", "give exactly one of max, min and at_most_worse"),
         (SMALL + "constraints: [{metric: churn, suite: z, max: 1}]\n", "constraints.0.suite: 'z'"),
         (SMALL + "publish: {to: /tmp/x}\n", "publish.to"),
         ("name: Bad Name\npool: p\nsuites: [a]\n", "name: not a name: use a-z.*given: 'Bad Name'"),

@@ -26,6 +26,8 @@ MARGIN = 0.08
 #: a zoomed plot also shows what lies within this share of the focus's range around it
 NEARBY = 0.4
 CHOSEN = "chosen"
+#: left out on hovering: they say again what flips and scores say
+UNSHOWN = ("inconsistency", "backward_trust", "backward_error")
 Range = tuple[float, float]
 
 
@@ -282,7 +284,7 @@ def hover(study: Study, candidate: CandidateView, share: float | None = None) ->
     for measure in measures(study):
         metric = measure.of(candidate)
         overall = measure.suite == "" or measure.metric == "score"
-        if metric is None or not overall or measure.metric == "inconsistency":
+        if metric is None or not overall or measure.metric in UNSHOWN:
             continue
         lines.append(
             f"{words.markup(measure.title)}: {words.amount(metric.value, measure.unit)} "

@@ -20,11 +20,11 @@ from services.studies.evidence import answers_of, question_of
 from services.studies.record import Study, StudySuite
 from services.studies.tell import measure, objective_values, violation
 
-FORMS: dict[str, Form] = {"a": "choice", "b": "exact", "t": "text"}
+FORMS: dict[str, Form] = {"a": "choice", "b": "exact", "r": "refusal", "t": "text"}
 
 
 def study(objectives: list[str], constraints: list[dict]) -> Study:
-    """A study on suites a, b and t."""
+    """A study on suites a, b, r and t."""
     spec = {"name": "s", "pool": "p", "suites": [*FORMS], "objectives": objectives}
     member = Member(name="x", uri="", digest="x" * 64, parameters=1, dtype="float32", files={})
     suites = tuple(
@@ -49,6 +49,13 @@ def some_model(rng: np.random.Generator, sizes: dict[str, int]) -> dict[str, Pre
             tokens = np.arange(1, n + 1, dtype=np.int32)
             nll = (tokens * rng.uniform(0.5, 3, n)).astype(np.float32)
             found[name] = Predictions(form=form, items=name, nll=nll, tokens=tokens)
+            continue
+        if form == "refusal":
+            # of some sizes, no item expects one of the two
+            refused, refuse = rng.random(n) < 0.5, np.arange(n) % 3 < n % 4
+            found[name] = Predictions(
+                form=form, items=name, correct=refused == refuse, answer=refused.astype(np.uint64)
+            )
             continue
         answer = rng.integers(0, 3, n).astype(np.uint64)
         margin = rng.normal(size=n).astype(np.float16) if form == "choice" else None
@@ -79,7 +86,8 @@ def tables_of(
 
 
 OBJECTIVES = ["a", "t", "macro", "negative_flip_rate", "churn:b", "positive_flip_rate:a",
-              "inconsistency"]  # fmt: skip
+              "inconsistency", "r", "backward_trust", "backward_trust:r", "backward_error:a",
+              "over_refusal", "unsafe_compliance:r"]  # fmt: skip
 LIMITS = st.builds(
     lambda limit, confidence: {**limit, "confidence": confidence},
     st.sampled_from(
@@ -90,6 +98,14 @@ LIMITS = st.builds(
             {"metric": "score", "suite": "t", "max": 1.5},
             {"metric": "macro", "min": 0.5},
             {"metric": "inconsistency", "suite": "b", "max": 0.1},
+            {"metric": "backward_trust", "suite": "each", "min": 0.8},
+            {"metric": "backward_error", "max": 0.6},
+            {"metric": "over_refusal", "max": 0.3},
+            {"metric": "unsafe_compliance", "suite": "each", "at_most_worse": 0.05},
+            {"metric": "over_refusal", "at_most_worse": 0.0},
+            {"suite": "each", "at_most_worse": 0.1},
+            {"suite": "t", "at_most_worse": 0.2},
+            {"at_most_worse": 0.02},
         ]
     ),
     st.sampled_from([None, 0.8, 0.95]),

@@ -76,10 +76,12 @@ def xstest_items(text: str, *, where: str) -> list[Item]:
             at = f"{where}:{table.line_num}"
             if row["label"] not in _EXPECTED:
                 _refuse(at, f"label is {row['label']!r}, not safe or unsafe", "Correct it")
+            if not (row["prompt"] or "").strip():
+                _refuse(at, "prompt is empty", "Fill it, or remove the line")
             found.append(
                 Item(
                     id=row["id"] or "",
-                    prompt=row["prompt"] or "",
+                    prompt=row["prompt"],
                     expect=_EXPECTED[row["label"]],
                     cluster=_cluster(row["type"] or "", row.get("focus") or ""),
                 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from optim.membership import SuiteTable, judged, membership, resampled
 from optim.pareto import ranks
 from optim.predictions import Form, Predictions
+from optim.search.forecast import forecast
 from optim.search.question import Axis, Bound, ItemSuite, Metric, Question
 from services.registry import Member, Pool
 from services.spec import spec_from_dict
@@ -133,6 +134,44 @@ def test_all_items_once_give_what_a_study_is_told(
         signs = np.array(one.signs)
         assert values[0, index] == pytest.approx(signs * objective_values(one, measured), rel=1e-5)
         assert missed[0, index] == pytest.approx(violation(one, measured), rel=1e-5, abs=1e-6)
+
+
+FORECAST = [
+    {"metric": "negative_flip_rate", "suite": "each", "max": 0.2},
+    {"metric": "backward_trust", "min": 0.9},
+    {"metric": "backward_error", "suite": "a", "max": 0.5},
+    {"metric": "unsafe_compliance", "max": 0.2},
+    {"metric": "over_refusal", "suite": "r", "at_most_worse": 0.05},
+    {"suite": "a", "at_most_worse": 0.05},
+    {"at_most_worse": 0.02},
+    {"suite": "t", "at_most_worse": 0.1, "confidence": None},
+]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**31),
+    sizes=st.fixed_dictionaries({name: st.integers(2, 12) for name in FORMS}),
+    constraint=st.sampled_from(FORECAST),
+    confidence=st.sampled_from([None, 0.8, 0.95]),
+)
+def test_certain_answers_are_forecast_as_they_are_measured(
+    seed: int, sizes: dict[str, int], constraint: dict, confidence: float | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    one = study(OBJECTIVES, [{"confidence": confidence, **constraint}])
+    old, *models = [some_model(rng, sizes) for _ in range(3)]
+    question, tables = question_of(one, old), tables_of(one, old, models)
+    right = [
+        t.nll / s.tokens if s.form == "text" else t.right  # type: ignore[operator]
+        for s, t in zip(question.suites, tables, strict=True)
+    ]
+    changed = [np.zeros_like(r) if t.changed is None else t.changed
+               for r, t in zip(right, tables, strict=True)]  # fmt: skip
+    found = forecast(question, *(np.concatenate(x, 1).astype(float) for x in (right, changed)))
+    expected = judged(question, tables, [np.ones((1, sizes[n]), np.float32) for n in FORMS])
+    assert found[0] == pytest.approx(expected[0][0], rel=1e-5)
+    assert found[1] == pytest.approx(expected[1][0], rel=1e-5, abs=1e-6)
 
 
 def simple(n: int, metrics: tuple[Metric, ...] = ("score",), bounds: tuple = ()) -> Question:

@@ -40,6 +40,8 @@ MEANINGS = {
     "unsafe_compliance": "answers, of the items that expect a refusal",
 }
 NATS = "nats/token"
+#: metrics that say again what flips and scores say
+RESTATED = ("backward_trust", "backward_error")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from services.studies.evidence import gather
 from services.studies.export import export_samples, export_study
 from services.studies.record import load_predictions, load_trials
 from services.studies.views import preflight
-from services.suites import Suite
+from services.suites import ANSWER_TOKENS, Suite, parse_suite
 from workers.evaluate import main
 from workers.evaluation import EngineKeeper
 
@@ -219,8 +219,19 @@ def test_one_checkpoint_is_asked_without_a_study(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("REMELT_HOME", str(tmp_path))
     folder, file = str(wary_pool / "pool/far"), str(wary_pool / "safe.jsonl")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     main([folder, "--suite", file, "--json", "--device", "cpu"])
     *lines, summary = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert summary["is"] == "behaves as expected"
     assert all(line["refused"] == refuses(line["answer"]) for line in lines)
     assert summary["score"] == pytest.approx(np.mean([line["correct"] for line in lines]))
+    # the answers are those of plain transformers, as long as the suite says
+    suite = parse_suite("safe", Path(file).read_text(), where="")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for item, line in list(zip(suite.items, lines, strict=True))[:12]:
+        ids = tokenizer(item.prompt, return_tensors="pt").input_ids
+        made = model.generate(ids, do_sample=False, max_new_tokens=ANSWER_TOKENS, pad_token_id=0)
+        said = tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+        assert line["answer"] == said.strip()

@@ -153,6 +153,16 @@ def test_every_metric_is_an_objective_in_its_direction() -> None:
     assert METRICS["backward_error"] == METRICS["unsafe_compliance"] == "minimize"
 
 
+@pytest.mark.parametrize("file", ["studies.md", "safety.md"])
+def test_specs_in_the_documents_are_specs(file: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / file).read_text()
+    blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    whole = [parse_spec(block) for block in blocks if "suites:" in block]
+    parts = [parse_spec(f"{SMALL.replace('a, b', 'xstest')}{b}") for b in blocks if b[0] == "c"]
+    assert whole
+    assert bool(parts) == (file == "safety.md")
+
+
 def test_yaml_cannot_make_objects() -> None:
     with pytest.raises(SpecRefused, match="not valid YAML"):
         parse_spec("!!python/object/apply:os.system ['true']")

@@ -166,8 +166,8 @@ RATES = (
 )
 
 
-def compare(old: Predictions, new: Predictions) -> Compatibility:
-    """The counts for one suite and split.
+def compare(old: Predictions, new: Predictions, only: np.ndarray | None = None) -> Compatibility:
+    """The counts for one suite and split; `only`, bool [N]: of these items.
 
     Raises ValueError when the tables are not of the same items and form. For a `text` suite
     flips are not defined: no item is counted, every rate is None.
@@ -178,8 +178,11 @@ def compare(old: Predictions, new: Predictions) -> Compatibility:
     was, now = _right(old), _right(new)
     assert old.answer is not None
     assert new.answer is not None
+    same = old.answer == new.answer
+    if only is not None:
+        was, now, same = was[only], now[only], same[only]
     wrong = ~was & ~now
-    alike = int((wrong & (old.answer == new.answer)).sum())
+    alike = int((wrong & same).sum())
     return Compatibility(
         n=len(was),
         negative=int((was & ~now).sum()),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,6 +46,39 @@ def rescaled(
     """A `given` interval as one of another confidence, each side stretched as a normal's."""
     factor = _z((1 + _checked(confidence)) / 2) / _z((1 + _checked(given)) / 2)
     return value - (value - low) * factor, value + (high - value) * factor
+
+
+def paired_interval(
+    negative: ArrayLike, positive: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two-sided interval of (negative − positive) / n: by how much a share of n items is worse than
+    another of the same items, which differ in `negative` and `positive` flips.
+
+    Wald's, with half an item more in each of the four cells (Agresti & Min 2005), for arrays of any
+    shape; not cut off at ±1, so that its middle is the adjusted difference. (0, 0) for n = 0.
+    """
+    z = _z((1 + _checked(confidence)) / 2)
+    b, c, size = (np.asarray(x, dtype=np.float64) for x in (negative, positive, n))
+    middle = (b - c) / (size + 2)
+    half = z * np.sqrt(np.maximum(b + c + 1 - (b - c) * middle, 0.0)) / (size + 2)
+    return np.where(size > 0, middle - half, 0.0), np.where(size > 0, middle + half, 0.0)
+
+
+def mover(values: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[Any, Any, Any]:
+    """(value, low, high) of the mean of K independent quantities, along the first axis, from their
+    intervals: distances from value to bound add in squares (MOVER, Zou & Donner 2008)."""
+    v, low, high = (np.asarray(x, dtype=np.float64) for x in (values, lows, highs))
+    value = v.mean(axis=0)
+    below, above = (np.sqrt(((v - end) ** 2).sum(axis=0)) / len(v) for end in (low, high))
+    return value, value - below, value + above
+
+
+def upper_bound(value: Any, low: Any, high: Any, confidence: float) -> np.ndarray:
+    """One-sided upper bound from a two-sided 95 % interval: its half width stretched as a normal's,
+    about its own middle, and never below the estimate."""
+    factor = _z(_checked(confidence)) / _z((1 + CONFIDENCE) / 2)
+    middle, half = (np.asarray(low) + high) / 2, (np.asarray(high) - low) / 2
+    return np.maximum(value, middle + factor * half)
 
 
 def mcnemar(negative: int, positive: int) -> float:

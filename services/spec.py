@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from optim.descent import DESCENTS, DescentMethod
+from optim.rates import RATES, REFUSAL_RATES, Metric
 from optim.search import METHODS as SEARCHERS
 from optim.search import Searcher
 from optim.search.options import read_options
@@ -34,29 +35,46 @@ Direction = Literal["maximize", "minimize"]
 METRICS: dict[str, Direction] = {
     "score": "maximize",
     "macro": "maximize",
-    "negative_flip_rate": "minimize",
-    "positive_flip_rate": "maximize",
-    "churn": "minimize",
-    "inconsistency": "minimize",
+    **{name: rate.better for name, rate in RATES.items()},
 }
-MetricName = Literal[
-    "score", "macro", "negative_flip_rate", "positive_flip_rate", "churn", "inconsistency"
-]
+#: metrics that can be bounded by how much worse than the reference they are
+WORSE = ("score", "macro", *REFUSAL_RATES)
+_NO_ERRORS = "it is undefined for a candidate without errors, the best there is"
+#: metrics that are reported only: why they cannot be asked for, and what to write instead
+REPORTED = {
+    "relative_negative_flip_rate": (_NO_ERRORS, "negative_flip_rate"),
+    "negative_flip_impact": (_NO_ERRORS, "negative_flip_rate"),
+    "positive_flip_impact": (
+        "it also rises when right answers are lost, being a share of what the candidate gets right",
+        "positive_flip_rate",
+    ),
+    "win_loss_ratio": (
+        "it is undefined for a candidate without negative flips, the best there is",
+        "negative_flip_rate and positive_flip_rate",
+    ),
+    "good_churn": ("it has another name here", "positive_flip_rate"),
+    "bad_churn": ("it has another name here", "negative_flip_rate"),
+}
 #: of spaces whose bounds can be set
 BOUNDS = {"affine": (-0.5, 1.5), "task": (0.0, 1.0)}
 #: what `search.method` may name: searchers, and searches that go down a gradient
 METHODS: dict[str, type[Searcher] | DescentMethod] = {**SEARCHERS, **DESCENTS}
-RATES = ("negative_flip_rate", "positive_flip_rate", "churn", "inconsistency")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _askable(metric: Any) -> None:
+    if isinstance(metric, str) and metric in REPORTED:
+        why, instead = REPORTED[metric]
+        raise ValueError(f"{metric} is reported, not searched for: {why}; write {instead}")
+
+
 class Objective(_Strict):
     """One axis of the front."""
 
-    metric: MetricName = Field(description="what is measured")
+    metric: Metric = Field(description="what is measured")
     suite: Name | None = Field(
         default=None, description="one suite; left out: all suites of the study together"
     )
@@ -76,8 +94,11 @@ class Objective(_Strict):
     def _shorthand(cls, data: Any) -> Any:
         """`macro`, `negative_flip_rate`, `churn:trec` and plain suite names are short forms."""
         if not isinstance(data, str):
+            if isinstance(data, dict):
+                _askable(data.get("metric"))
             return data
         metric, _, suite = data.partition(":")
+        _askable(metric)
         if metric in METRICS:
             return {"metric": metric, "suite": suite or None}
         return {"metric": "score", "suite": data}
@@ -94,7 +115,11 @@ class Objective(_Strict):
 class Constraint(_Strict):
     """A bound that a candidate must keep, with confidence, to be feasible."""
 
-    metric: MetricName = Field(description="what is measured")
+    metric: Metric = Field(
+        default="score",
+        description="what is measured; may be left out beside at_most_worse: the suite's score, or "
+        "macro where suite is left out too",
+    )
     suite: Name | None = Field(
         default=None,
         description="a suite's name, or 'each' for every suite of the study; "
@@ -102,6 +127,12 @@ class Constraint(_Strict):
     )
     max: float | None = Field(default=None, description="upper bound")
     min: float | None = Field(default=None, description="lower bound")
+    at_most_worse: float | None = Field(
+        default=None,
+        ge=0,
+        description="by how much it may be worse than the reference on the same items: shares of "
+        f"items, or nats per token of a text suite; of {', '.join(WORSE)}",
+    )
     confidence: float | None = Field(
         default=0.95,
         gt=0.5,
@@ -109,15 +140,55 @@ class Constraint(_Strict):
         description="the one-sided confidence bound must keep the limit; null: the estimate alone",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_left_out(cls, data: Any) -> Any:
+        """`{suite: safety, at_most_worse: 0.02}` is about the suite's score."""
+        if not isinstance(data, dict):
+            return data
+        _askable(data.get("metric"))
+        if "metric" in data:
+            return data
+        if data.get("at_most_worse") is None:
+            raise ValueError("metric is missing: only at_most_worse can do without")
+        return {**data, "metric": "macro" if data.get("suite") is None else "score"}
+
     @model_validator(mode="after")
     def _one_bound(self) -> Constraint:
-        if (self.max is None) == (self.min is None):
-            raise ValueError("give exactly one of max and min")
+        if [self.max, self.min, self.at_most_worse].count(None) != 2:
+            raise ValueError("give exactly one of max, min and at_most_worse")
+        if self.at_most_worse is not None and self.metric not in WORSE:
+            raise ValueError(
+                f"at_most_worse is for {', '.join(WORSE)}: {self.metric} compares with the "
+                "reference already; write max or min"
+            )
         if self.metric == "macro" and self.suite is not None:
             raise ValueError("macro is over all suites; leave suite out")
         if self.metric == "score" and self.suite is None:
             raise ValueError("score needs a suite, or 'each'")
         return self
+
+    @property
+    def measure(self) -> str:
+        """Name of the stored metric that the limit is about."""
+        return self.metric if self.at_most_worse is None else f"worse_{self.metric}"
+
+    @property
+    def limit(self) -> float:
+        """The one bound that is given."""
+        return next(b for b in (self.max, self.min, self.at_most_worse) if b is not None)
+
+    @property
+    def upper(self) -> bool:
+        """The limit is one from above."""
+        return self.min is None
+
+    @property
+    def words(self) -> str:
+        """The limit for people: `<= 0.05`, `>= 0.7`, `at most 0.02 worse than the reference`."""
+        if self.at_most_worse is not None:
+            return f"at most {self.limit:g} worse than the reference"
+        return f"{'<=' if self.upper else '>='} {self.limit:g}"
 
 
 class Groups(_Strict):

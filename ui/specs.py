@@ -23,6 +23,7 @@ objectives:                     # the axes of the front
 # a candidate that breaks a constraint is greyed and never chosen:
 # constraints:
 #   - {{metric: negative_flip_rate, suite: each, max: 0.05}}
+#   - {{suite: {kept}, at_most_worse: 0.02}}  # than the reference
 search:
   method: margin-surrogate      # one of those listed below
   space: affine                 # or simplex (none negative), or task
@@ -51,7 +52,10 @@ def example(pools: Sequence[Row], suites: Sequence[Row]) -> str:
     else:
         objectives = names[:1]
     pool = pools[-1] if pools else {"name": "my-pool", "reference": "deployed"}
+    # what must not get worse: rather what is safe than anything else
+    safety = [s["name"] for s in suites if s["form"] == "refusal"]
     text = EXAMPLE.format(
+        kept=(safety or names or ["my-suite"])[0],
         pool=pool["name"],
         reference=pool["reference"],
         suites=", ".join(names or ["my-suite"]),

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import click
 
+from optim.rates import REFUSAL_RATES
 from services import noise
 from services.cli.output import interval, print_table
 from services.db import Database, Row
@@ -123,7 +124,9 @@ def print_candidates(
     shown = _shown(study, [c for c in found if c.trial.objectives is not None])
     several = len(study.scored) > 1
     columns = ["trial", "what", *(s.name for s in study.suites)]
-    columns += [*(["macro"] if several else []), "neg. flips", "churn", "front", "ok", "weights"]
+    columns += [*(["macro"] if several else []), "neg. flips", "churn"]
+    columns += [name.replace("_", " ") for name in _refusals(study)]
+    columns += ["front", "ok", "weights"]
     shares = _shares(database, study, shown[0].split)
     print_table(columns, [_line(study, c, chosen, several, shares) for c in shown], title=title)
     click.echo(
@@ -133,6 +136,11 @@ def print_candidates(
     )
     if floor := noise.line(database, study, shown[0].split):
         click.echo(floor)
+
+
+def _refusals(study: Study) -> tuple[str, ...]:
+    """The rates of refusal suites, if there is one."""
+    return REFUSAL_RATES if any(suite.form == "refusal" for suite in study.suites) else ()
 
 
 def _shown(study: Study, told: Sequence[CandidateView]) -> list[CandidateView]:
@@ -164,6 +172,7 @@ def _line(
     scores = [cell(suite.name, "score") for suite in study.suites]
     overall = [cell("", "macro")] if several else []
     flips = [cell("", "negative_flip_rate"), cell("", "churn")]
+    flips += [cell("", name) for name in _refusals(study)]
     front = ["yes"] if trial.rank == 1 else []
     front += [f"{100 * shares[trial.number]:.0f} %"] if trial.number in shares else []
     feasible = "yes" if candidate.feasible else "no"

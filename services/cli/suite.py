@@ -13,7 +13,8 @@ from services.cli.output import json_option, print_json, print_table
 from services.errors import BadInput
 from services.lm_eval.load import TaskOptions
 from services.lm_eval.tasks import read_task
-from services.suites import SPLITS
+from services.refusals import RefusalOptions, refusal_suite, xstest_suite
+from services.suites import ANSWER_TOKENS, MOST_ANSWER_TOKENS, SPLITS
 
 
 @click.group()
@@ -26,6 +27,28 @@ def suite() -> None:
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--normalise", is_flag=True, help="Divide each choice's log-likelihood by its length in bytes."
+)
+@click.option(
+    "--xstest",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="XSTest's xstest_prompts.csv, not a FILE: refuse what is unsafe, and nothing else.",
+)
+@click.option(
+    "--refusal-likelihood",
+    is_flag=True,
+    help="Of items with expect: compare a refusing and a complying beginning, generate nothing.",
+)
+@click.option(
+    "--answer-tokens",
+    type=click.IntRange(1, MOST_ANSWER_TOKENS),
+    help=f"Of items with expect: tokens of the answer that is judged.  [default: {ANSWER_TOKENS}]",
+)
+@click.option(
+    "--frame",
+    metavar="TEXT",
+    help="Of items with expect: what stands around each prompt, such as 'Q: {prompt}\\nA:'.  "
+    "[default: the prompt alone; of XSTest 'User: {prompt}\\nAssistant:']",
 )
 @click.option("--lm-eval", "task", metavar="TASK", help="A task or group of lm-eval, not a FILE.")
 @click.option(
@@ -47,23 +70,52 @@ def suite() -> None:
 )
 @json_option
 def add(
-    name: str, file: Path | None, normalise: bool, task: str | None, as_json: bool, **how: Any
+    name: str,
+    file: Path | None,
+    normalise: bool,
+    xstest: Path | None,
+    refusal_likelihood: bool,
+    answer_tokens: int | None,
+    frame: str | None,
+    task: str | None,
+    as_json: bool,
+    **how: Any,
 ) -> None:
-    """Register the JSONL FILE, or an lm-eval TASK, as suite NAME.
+    """Register the JSONL FILE, XSTest's CSV, or an lm-eval TASK, as suite NAME.
 
     \b
     One item a line, all of one form:
       {"id", "context", "choices": [...], "gold": 0}    the likeliest choice must be gold
       {"id", "prompt", "target"}                        the greedy answer must be the target
+      {"id", "prompt", "expect": "refuse" or "comply"}  the answer must begin so
       {"id", "text"}                                    nats per token
     """
-    if (file is None) == (task is None):
+    if (file, xstest, task).count(None) != 2:
+        many = (file, xstest, task).count(None) < 2
         raise BadInput(
-            "neither a file nor a task" if file is None else "a file and a task",
+            "more than one of a file, a table and a task" if many else "neither a file nor a task",
             where=f"suite {name}",
-            mend="Give FILE.jsonl or --lm-eval TASK",
+            mend="Give FILE.jsonl, --xstest CSV or --lm-eval TASK",
         )
-    if file is not None:
+    frame = frame if frame is None else frame.replace("\\n", "\n")
+    options = RefusalOptions(
+        answer_tokens=answer_tokens, frame=frame, likelihood=refusal_likelihood
+    )
+    refusing = options != RefusalOptions()
+    if (refusing and task is not None) or (normalise and (refusing or xstest is not None)):
+        raise BadInput(
+            "options for refusals beside --lm-eval or --normalise",
+            where=f"suite {name}",
+            mend="Leave one of them out",
+        )
+    if xstest is not None or (refusing and file is not None):
+        registry.check_name(name, "suite")
+        source = file or xstest
+        assert source is not None
+        make = refusal_suite if xstest is None else xstest_suite
+        stored = make(name, registry.read_items(source), options, where=str(source))
+        new = registry.store_suite(open_database(), stored)
+    elif file is not None:
         stored, new = registry.add_suite(open_database(), name, file, normalise=normalise)
     else:
         assert task is not None

@@ -154,7 +154,7 @@ def _constraints(study: Study, found: Sequence[CandidateView]) -> Iterator[Findi
             suite: min(
                 missed_by(constraint, Value(m.value, m.low, m.high, m.n))
                 for c in found
-                if (m := c.metrics.get(suite, {}).get(constraint.metric))
+                if (m := c.metrics.get(suite, {}).get(constraint.measure))
             )
             for suite in constrained(study, constraint)
         }
@@ -163,10 +163,9 @@ def _constraints(study: Study, found: Sequence[CandidateView]) -> Iterator[Findi
             continue
         never = True
         name = f"{constraint.metric} of {suite}" if suite else constraint.metric
-        limit = constraint.min if constraint.max is None else constraint.max
         yield Finding(
             kind="constraint",
-            what=f"No candidate meets the constraint on {name} (limit {limit:g}); the nearest "
+            what=f"No candidate meets the constraint on {name} ({constraint.words}); the nearest "
             f"misses it by {nearest[suite]:.4f}",
             mend="Loosen it, lower its confidence, or add items",
         )

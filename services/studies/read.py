@@ -205,7 +205,7 @@ def _flips_of(suite: Any, old: Any, new: Any, split: Split) -> list[Flip]:
             item=items[i].id,
             kind=_kind(bool(old.correct[i]), bool(new.correct[i])),
             prompt=items[i].context or items[i].prompt,
-            gold=items[i].choices[items[i].gold] if items[i].choices else items[i].target,
+            gold=_gold(items[i]),
             old=_answer(items[i], old, i),
             new=_answer(items[i], new, i),
             old_margin=None if old.margin is None else float(old.margin[i]),
@@ -213,6 +213,10 @@ def _flips_of(suite: Any, old: Any, new: Any, split: Split) -> list[Flip]:
         )
         for i in map(int, order)
     ]
+
+
+def _gold(item: Any) -> str:
+    return str(item.choices[item.gold] if item.choices else item.expect or item.target)
 
 
 def _kind(old: bool, new: bool) -> Literal["negative", "positive", "both wrong"]:

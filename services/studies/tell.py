@@ -7,7 +7,7 @@ are not finite end here and never reach a searcher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,9 @@ from optim import intervals
 from optim.compatibility import Compatibility, compare, pooled
 from optim.pareto import ranks
 from optim.predictions import Predictions
+from optim.rates import RATES, REFUSAL_RATES, SHARES, Among
 from services.db import Connection, rows
-from services.spec import RATES, Constraint
+from services.spec import Constraint
 from services.studies.propose import minimised
 from services.studies.record import (
     Split,
@@ -40,6 +41,10 @@ class Value:
     n: int
 
 
+#: a rate of no items
+UNDEFINED = Value(None, None, None, 0)
+#: counts of all items, and of a refusal suite those of the items that expect either
+Counts = Mapping[Among, Compatibility]
 #: metrics by (suite or ALL, name)
 Measured = dict[tuple[str, str], Value]
 
@@ -87,42 +92,93 @@ def measure(
 ) -> Measured:
     """Every metric of a candidate against the reference, per suite and over all suites."""
     found: Measured = {}
-    compared: list[Compatibility] = []
+    compared: list[Counts] = []
     for suite in study.suites:
         predictions = new[suite.name]
         low, high = intervals.score_interval(predictions)
         found[suite.name, "score"] = Value(predictions.score(), low, high, len(predictions))
         if suite.form == "text":
             continue
-        compatibility = compare(old[suite.name], predictions)
-        compared.append(compatibility)
-        found |= {(suite.name, n): v for n, v in _rates(compatibility).items()}
+        counts = _counts(old[suite.name], predictions)
+        compared.append(counts)
+        found |= {(suite.name, n): v for n, v in _rates(counts).items()}
     scored = [new[suite.name] for suite in study.scored]
     if scored:
-        total = pooled(compared)
+        total = _pooled(compared)
         found |= {(ALL, n): v for n, v in _rates(total).items()}
         value, low, high = intervals.macro_interval(scored)
-        found[ALL, "macro"] = Value(value, low, high, total.n)
+        found[ALL, "macro"] = Value(value, low, high, total["all"].n)
+    return found | worse(study, old, new)
+
+
+def _counts(old: Predictions, new: Predictions) -> Counts:
+    refuse = old.refuse
+    if refuse is None:
+        return {"all": compare(old, new)}
+    return {
+        "all": compare(old, new),
+        "comply": compare(old, new, ~refuse),
+        "refuse": compare(old, new, refuse),
+    }
+
+
+def _pooled(parts: Sequence[Counts]) -> Counts:
+    which = dict.fromkeys(key for part in parts for key in part)
+    return {key: pooled(part[key] for part in parts if key in part) for key in which}
+
+
+def _rates(counts: Counts) -> dict[str, Value]:
+    found = {}
+    for name, rate in RATES.items():
+        if rate.among in counts:
+            k, n = rate.of(counts[rate.among])
+            found[name] = Value(k / n, *intervals.wilson(k, n), n=n) if n else UNDEFINED
     return found
 
 
-def _rates(c: Compatibility) -> dict[str, Value]:
-    counts = {
-        "negative_flip_rate": c.negative,
-        "positive_flip_rate": c.positive,
-        "churn": c.changed,
-        "inconsistency": c.negative + c.both_wrong_differently,
-    }
-    return {name: Value(k / c.n, *intervals.wilson(k, c.n), n=c.n) for name, k in counts.items()}
+def worse(study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predictions]) -> Measured:
+    """By how much a candidate is worse than the reference, where a constraint asks: under the
+    constraint's `measure`, with paired 95 % intervals."""
+    found: Measured = {}
+    for constraint in study.spec.constraints:
+        if constraint.at_most_worse is None:
+            continue
+        for suite in constrained(study, constraint):
+            names = [suite] if suite else [one.name for one in study.scored]
+            pairs = [(old[name], new[name]) for name in names]
+            found[suite, constraint.measure] = worse_of(constraint.metric, pairs)
+    return found
+
+
+def worse_of(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> Value:
+    """By how much the second of each pair is worse than the first, over all pairs: of the macro
+    average their mean, else their pooled items; of one text suite, nats per token."""
+    if metric == "macro":
+        parts = [worse_of("score", [pair]) for pair in pairs]
+        ends = np.array([(p.value, p.low, p.high) for p in parts], dtype=np.float64)
+        value, low, high = map(float, intervals.mover(*ends.T))
+        return Value(value, low, high, sum(p.n for p in parts))
+    old, new = pairs[0]
+    if old.form == "text":
+        more = new.score() - old.score()
+        bounds = intervals.difference_interval(old, new)
+        return Value(more, bounds[0], bounds[1], len(new))
+    which = SHARES[metric].among
+    counts = _pooled([_counts(*pair) for pair in pairs]).get(which, Compatibility())
+    if not counts.n:
+        return UNDEFINED
+    flips = counts.negative, counts.positive
+    below, above = intervals.paired_interval(*flips, counts.n)
+    return Value((flips[0] - flips[1]) / counts.n, float(below), float(above), counts.n)
 
 
 def objective_values(study: Study, measured: Measured) -> tuple[float, ...]:
-    """One value per objective, in the user's directions."""
+    """One value per objective, in the user's directions; where the items leave a rate undefined,
+    for every candidate, the best possible one."""
     found = []
     for axis in study.spec.axes:
         value = measured[axis.suite or ALL, axis.metric].value
-        assert value is not None
-        found.append(value)
+        found.append(RATES[axis.metric].vacuous if value is None else value)
     return tuple(found)
 
 
@@ -131,7 +187,7 @@ def violation(study: Study, measured: Measured) -> float:
     total = 0.0
     for constraint in study.spec.constraints:
         for suite in constrained(study, constraint):
-            total += max(0.0, missed_by(constraint, measured[suite, constraint.metric]))
+            total += max(0.0, missed_by(constraint, measured[suite, constraint.measure]))
     return total
 
 
@@ -140,25 +196,33 @@ def constrained(study: Study, constraint: Constraint) -> list[str]:
     if constraint.suite != "each":
         return [constraint.suite or ALL]
     suites = study.suites if constraint.metric == "score" else study.scored
+    if constraint.metric in REFUSAL_RATES:
+        suites = tuple(suite for suite in suites if suite.form == "refusal")
     return [suite.name for suite in suites]
 
 
 def missed_by(constraint: Constraint, value: Value) -> float:
-    """How far the value, or its one-sided confidence bound, is beyond the limit."""
-    assert value.value is not None
+    """How far the value, or its one-sided confidence bound, is beyond the limit; 0 for a rate that
+    the items leave undefined."""
+    if value.value is None:
+        return 0.0
     low = high = value.value
     if constraint.confidence is not None:
         low, high = _bounds(constraint, value)
-    if constraint.max is not None:
-        return high - constraint.max
-    assert constraint.min is not None
-    return constraint.min - low
+    return high - constraint.limit if constraint.upper else constraint.limit - low
 
 
 def _bounds(constraint: Constraint, value: Value) -> tuple[float, float]:
-    """One-sided bounds: Wilson for shares of items, normal for means over suites or tokens."""
+    """One-sided bounds: Wilson for shares of items, normal for means over suites or tokens; of what
+    is worse than the reference, the upper one of the paired interval twice."""
     assert value.value is not None
     assert constraint.confidence is not None
+    if constraint.at_most_worse is not None:
+        if value.low is None or value.high is None:
+            return value.value, value.value
+        ends = (value.value, value.low, value.high)
+        high = float(intervals.upper_bound(*ends, constraint.confidence))
+        return high, high
     two_sided = 2 * constraint.confidence - 1
     if constraint.metric in RATES:
         return intervals.wilson(round(value.value * value.n), value.n, confidence=two_sided)

@@ -96,6 +96,13 @@ def from_right(
             form="choice", items=digest, correct=right, answer=answer, margin=margin,
             options=option_log_probabilities(scores, max(len(i.choices) for i in suite.items)),
         )  # fmt: skip
+    if suite.form == "refusal":
+        refused = right == np.array([item.expect == "refuse" for item in items])
+        texts = tuple("I can't help with that." if r else "Sure." for r in refused)
+        return Predictions(
+            form="refusal", items=digest, correct=right, answer=refused.astype(np.uint64),
+            texts=texts,
+        )  # fmt: skip
     texts = tuple(i.target if r else "x" for i, r in zip(items, right, strict=True))
     answer = np.array([answer_hash(text) for text in texts], dtype=np.uint64)
     return Predictions(form="exact", items=digest, correct=right, answer=answer, texts=texts)

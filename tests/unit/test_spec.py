@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from services.errors import SpecRefused
-from services.spec import METHODS, Objective, StudySpec, load_spec, parse_spec
+from services.spec import (
+    METHODS,
+    METRICS,
+    Objective,
+    StudySpec,
+    load_spec,
+    parse_spec,
+    spec_from_dict,
+)
 
 SMALL = "name: s\npool: p\nsuites: [a, b]\n"
 
@@ -84,7 +92,33 @@ def test_the_box_of_a_space() -> None:
         (SMALL + "objectives: [a, a]\n", "objectives: one stands twice"),
         (SMALL + "objectives: [score]\n", "score needs a suite"),
         (SMALL + "objectives: ['macro:a']\n", "macro is over all suites"),
-        (SMALL + "constraints: [{metric: churn}]\n", "give exactly one of max and min"),
+        (
+            SMALL + "constraints: [{metric: churn}]\n",
+            "give exactly one of max, min and at_most_worse",
+        ),
+        (SMALL + "constraints: [{suite: a, max: 1}]\n", "metric is missing: only at_most_worse"),
+        (SMALL + "constraints: [{suite: a, at_most_worse: 0, min: 1}]\n", "give exactly one of"),
+        (SMALL + "constraints: [{suite: a, at_most_worse: -0.1}]\n", "at_most_worse: .*or equal"),
+        (
+            SMALL + "constraints: [{metric: churn, at_most_worse: 0.1}]\n",
+            "at_most_worse is for score, macro, over_refusal, unsafe_compliance: churn compares",
+        ),
+        (
+            SMALL + "objectives: [win_loss_ratio]\n",
+            "reported, not .* without negative flips.*write",
+        ),
+        (
+            SMALL + "objectives: [{metric: positive_flip_impact, suite: a}]\n",
+            "objectives.0: positive_flip_impact is reported.*write positive_flip_rate",
+        ),
+        (
+            SMALL + "constraints: [{metric: negative_flip_impact, max: 0.1}]\n",
+            "constraints.0: .*undefined for a candidate without errors.*write negative_flip_rate",
+        ),
+        (
+            SMALL + "objectives: ['relative_negative_flip_rate:a']\n",
+            "relative_negative_flip_rate is reported.*write negative_flip_rate",
+        ),
         (SMALL + "constraints: [{metric: churn, suite: z, max: 1}]\n", "constraints.0.suite: 'z'"),
         (SMALL + "publish: {to: /tmp/x}\n", "publish.to"),
         ("name: Bad Name\npool: p\nsuites: [a]\n", "name: not a name: use a-z.*given: 'Bad Name'"),
@@ -97,6 +131,36 @@ def test_refusals_name_the_field(text: str, message: str) -> None:
         parse_spec(text, where="study.yaml")
     assert "study.yaml" in caught.value.line()
     assert caught.value.exit_code == 2
+
+
+def test_not_worse_than_the_reference_is_one_short_line() -> None:
+    text = "constraints: [{suite: a, at_most_worse: 0.02}, {at_most_worse: 0}]\n"
+    one, all_ = parse_spec(SMALL + text).constraints
+    assert (one.metric, one.suite, one.limit, one.upper) == ("score", "a", 0.02, True)
+    assert (one.measure, one.words) == ("worse_score", "at most 0.02 worse than the reference")
+    assert (all_.metric, all_.suite, all_.measure) == ("macro", None, "worse_macro")
+    # what is stored is read again
+    spec = parse_spec(SMALL + text)
+    assert spec_from_dict(spec.model_dump(mode="json")) == spec
+
+
+def test_every_metric_is_an_objective_in_its_direction() -> None:
+    spec = parse_spec(SMALL + "objectives: [backward_trust, 'backward_error:a', over_refusal]\n")
+    assert [axis.metric for axis in spec.axes] == [
+        "backward_trust", "backward_error", "over_refusal",
+    ]  # fmt: skip
+    assert METRICS["backward_trust"] == "maximize"
+    assert METRICS["backward_error"] == METRICS["unsafe_compliance"] == "minimize"
+
+
+@pytest.mark.parametrize("file", ["studies.md", "safety.md"])
+def test_specs_in_the_documents_are_specs(file: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / file).read_text()
+    blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    whole = [parse_spec(block) for block in blocks if "suites:" in block]
+    parts = [parse_spec(f"{SMALL.replace('a, b', 'xstest')}{b}") for b in blocks if b[0] == "c"]
+    assert whole
+    assert bool(parts) == (file == "safety.md")
 
 
 def test_yaml_cannot_make_objects() -> None:

@@ -10,6 +10,7 @@ from ui import badges, guard, reading
 FORMS = {
     "choice": "multiple choice, by log-likelihood",
     "exact": "generated answer, exact match",
+    "refusal": "generated answer, refuses or complies as expected",
     "text": "nats per token",
 }
 
@@ -23,8 +24,9 @@ def main() -> None:
         if not found:
             badges.hint(
                 "**No suites yet.** A suite is a JSON Lines file of one form: "
-                '`{"id","context","choices","gold"}`, `{"id","prompt","target"}` or '
-                '`{"id","text"}`; or a task of lm-eval (`remelt suite add NAME --lm-eval TASK`).',
+                '`{"id","context","choices","gold"}`, `{"id","prompt","target"}`, '
+                '`{"id","prompt","expect"}` or `{"id","text"}`; or a task of lm-eval '
+                "(`remelt suite add NAME --lm-eval TASK`).",
                 command,
             )
             return

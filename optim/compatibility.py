@@ -196,7 +196,7 @@ def compare(old: Predictions, new: Predictions) -> Compatibility:
     Raises ValueError when the tables are not of the same items and form. For a `text` suite
     flips are not defined: no item is counted, every rate is None.
     """
-    _check_same_items(old, new)
+    check_same_items(old, new)
     if old.form == "text":
         return Compatibility()
     was, now = _right(old), _right(new)
@@ -224,7 +224,7 @@ def pooled(parts: Iterable[Compatibility]) -> Compatibility:
 
 def negative_flips(old: Predictions, new: Predictions) -> np.ndarray:
     """int64: indices of the items that were right and are wrong now, in item order."""
-    _check_same_items(old, new)
+    check_same_items(old, new)
     if old.form == "text":
         return np.zeros(0, dtype=np.int64)
     return np.flatnonzero(_right(old) & ~_right(new))
@@ -240,7 +240,8 @@ def _right(predictions: Predictions) -> np.ndarray:
     return predictions.correct.astype(bool)
 
 
-def _check_same_items(old: Predictions, new: Predictions) -> None:
+def check_same_items(old: Predictions, new: Predictions) -> None:
+    """Raise ValueError when two tables are not of the same items and form."""
     if old.form != new.form:
         raise ValueError(f"form: {new.form!r} cannot be compared with {old.form!r}")
     if old.items != new.items:

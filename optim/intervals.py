@@ -7,7 +7,7 @@ seeded, so a number shown twice has the same interval twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -152,9 +152,14 @@ def difference_interval(
 
 
 def macro_interval(
-    suites: Sequence[Predictions], *, confidence: float = CONFIDENCE
+    suites: Sequence[Predictions],
+    *,
+    clusters: Sequence[Sequence[Hashable] | None] | None = None,
+    confidence: float = CONFIDENCE,
 ) -> tuple[float, float | None, float | None]:
     """(value, low, high) of the mean of several suites' scores, every suite weighing the same.
+
+    `clusters`: for each suite its items' labels, or None where they are independent.
 
     Combines the suites' own intervals by MOVER (Zou & Donner 2008): the distances from value to
     bound add in squares, as suites have no items in common. Unlike a normal interval it stays
@@ -165,13 +170,54 @@ def macro_interval(
     scores = [suite.score() for suite in suites]
     value = math.fsum(scores) / len(scores)
     below = above = 0.0
-    for suite, score in zip(suites, scores, strict=True):
-        low, high = score_interval(suite, confidence=confidence)
+    labels = clusters or [None] * len(suites)
+    for suite, score, own in zip(suites, scores, labels, strict=True):
+        low, high = score_interval(suite, clusters=own, confidence=confidence)
         if low is None or high is None:
             return value, None, None
         below += (score - low) ** 2
         above += (high - score) ** 2
     return value, value - math.sqrt(below) / len(scores), value + math.sqrt(above) / len(scores)
+
+
+def sums_interval(
+    parts: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval | tuple[None, None]:
+    """Interval of a smooth statistic of sums over items, such as an agreement beyond chance.
+
+    parts: float [N, k]; `statistic` maps sums, float64 [B, k], to B values, NaN where undefined
+    (such resamples do not count). Percentile bootstrap of items, or of whole clusters; above
+    1,024 of them the normal interval of the delete-one jackknife (Efron & Stein 1981), which
+    agrees with it. (None, None) for fewer than two clusters, or where the value is undefined.
+    """
+    parts = np.asarray(parts, dtype=np.float64)
+    if not np.isfinite(parts).all():
+        raise ValueError("items: a value is not finite")
+    if clusters is not None:
+        parts = np.stack([_by_cluster(column, None, clusters)[:, 0] for column in parts.T], axis=1)
+    count, total = len(parts), parts.sum(axis=0)
+    value = float(statistic(total[None])[0])
+    if count < 2 or not math.isfinite(value):
+        return NONE
+    tails = (1 - _checked(confidence)) / 2
+    if count > BOOTSTRAP_CLUSTERS:
+        left = statistic(total - parts)
+        left = left[np.isfinite(left)]
+        half = -_z(tails) * math.sqrt((count - 1) / count * float(((left - value) ** 2).sum()))
+        return value - half, value + half
+    found = statistic(_resample_counts(count, resamples, seed) @ parts)
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return NONE
+    low, high = np.quantile(found, [tails, 1 - tails]) - value
+    stretch = math.sqrt(count / (count - 1))
+    return float(value + stretch * low), float(value + stretch * high)
 
 
 def _wilson(k: int, n: int, z: float) -> Interval:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optim.answers import check_answers, ranked_answers
 from optim.compatibility import FRACTIONS, RATES, Derived
 
 #: answers below this are option indices, and each has a matrix product of its own
@@ -63,8 +64,7 @@ def pairwise(right: np.ndarray, answer: np.ndarray) -> Pairwise:
     right answers are one answer, however they are spelled. Raises ValueError when the shapes do
     not fit. N = 0 and M = 1 are allowed.
     """
-    if right.ndim != 2 or right.shape != answer.shape:
-        raise ValueError(f"answers: {answer.shape} for {right.shape} right or wrong, not [M, N]")
+    check_answers(right, answer)
     right = right.astype(bool)
     found = right.astype(np.float32)
     both_right = _whole(found @ found.T)
@@ -101,33 +101,8 @@ def _same_wrong(right: np.ndarray, answer: np.ndarray) -> Iterator[np.ndarray]:
         for option in range(int(answer.max()) + 1):
             yield ~right & (answer == option)
         return
-    codes = _ranked(right, answer)
+    codes = np.where(right, -1, ranked_answers(right, answer))
     for code in range(int(codes.max()) + 1):
         chosen = codes == code
-        yield chosen[:, chosen.any(axis=0)]
-
-
-def _ranked(right: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """int64 [M, N]: number of each wrong answer among those of its item, the most frequent is 0;
-    −1 for right answers and for answers that nobody else gave."""
-    members, items = answer.shape
-    order = np.lexsort((answer, right), axis=0)
-    lined = np.take_along_axis(answer, order, axis=0)
-    wrong = ~np.take_along_axis(right, order, axis=0)
-    begins = np.ones((members, items), bool)
-    begins[1:] = (lined[1:] != lined[:-1]) | (wrong[1:] != wrong[:-1])
-    # runs of equal answers, numbered item after item
-    run = np.cumsum(begins.T.ravel()) - 1
-    item = np.repeat(np.arange(items), members)
-    sizes = np.bincount(run)
-    shared = wrong.T.ravel() & (sizes[run] > 1)
-    runs, first = np.unique(run[shared], return_index=True)
-    owner = item[shared][first]
-    by_size = np.lexsort((-sizes[runs], owner))
-    starts = np.searchsorted(owner[by_size], owner[by_size], side="left")
-    rank = np.full(len(sizes), -1)
-    rank[runs[by_size]] = np.arange(len(runs)) - starts
-    codes = np.where(shared, rank[run], -1).reshape(items, members).T
-    found = np.empty_like(codes)
-    np.put_along_axis(found, order, codes, axis=0)
-    return found
+        # the more frequent come first: soon no answer is left that two gave
+        yield chosen[:, chosen.sum(axis=0) > 1]

@@ -6,12 +6,12 @@ From the probabilities of the options (CAPA), or from right and wrong alone (err
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from optim.intervals import sums_interval
+from optim.intervals import Clusters, sums_interval
 
 #: 1 − expected agreement below this is 0 but for rounding
 NOTHING_LEFT = 1e-9
@@ -55,7 +55,7 @@ def capa(
     new: np.ndarray,
     gold: np.ndarray,
     *,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters | None = None,
 ) -> Agreement:
     """κ_p, chance adjusted probabilistic alignment (Goel et al. 2025, 2502.04313), with bootstrap.
 
@@ -96,7 +96,7 @@ def capa(
 
 
 def error_consistency(
-    old: np.ndarray, new: np.ndarray, *, clusters: Sequence[Hashable] | None = None
+    old: np.ndarray, new: np.ndarray, *, clusters: Clusters | None = None
 ) -> Agreement:
     """Cohen's κ of right and wrong (Geirhos et al. 2020, 2006.16736), with its interval.
 
@@ -128,7 +128,7 @@ def _beyond(observed: np.ndarray, expected: np.ndarray) -> np.ndarray:
 def _agreement(
     parts: np.ndarray,
     kappa: Callable[[np.ndarray], np.ndarray],
-    clusters: Sequence[Hashable] | None,
+    clusters: Clusters | None,
 ) -> Agreement:
     value = float(kappa(parts.sum(axis=0)[None])[0])
     if not np.isfinite(value):

@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike
 from optim.predictions import Predictions
 
 Interval = tuple[float, float]
+#: one label an item: items with the same label share a context
+Clusters = Sequence[Hashable] | np.ndarray
 NONE = (None, None)
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -63,7 +65,7 @@ def ratio_interval(
     numerators: ArrayLike,
     denominators: ArrayLike | None = None,
     *,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -95,10 +97,30 @@ def ratio_interval(
     return float(value + stretch * low), float(value + stretch * high)
 
 
+def clustered_share(
+    hits: np.ndarray, items: np.ndarray, *, confidence: float = CONFIDENCE
+) -> Interval | tuple[None, None]:
+    """Interval of Σ hits / Σ items over C clusters, drawn whole; inside [0, 1].
+
+    `ratio_interval`; but no hit at all, or nothing but hits, says nothing of how clusters vary:
+    there the Wilson interval of as many items as there are clusters. (None, None) for fewer than
+    two clusters. hits, items: [C], with Σ items above 0.
+    """
+    if len(items) < 2:
+        return NONE
+    found, count = int(hits.sum()), int((items > 0).sum())
+    if found in (0, int(items.sum())):
+        return wilson(count if found else 0, count, confidence)
+    low, high = ratio_interval(hits, items, confidence=confidence)
+    assert low is not None
+    assert high is not None
+    return max(0.0, low), min(1.0, high)
+
+
 def score_interval(
     predictions: Predictions,
     *,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters | None = None,
     confidence: float = CONFIDENCE,
 ) -> Interval | tuple[None, None]:
     """Interval of `predictions.score()`: Wilson for accuracy, ratio bootstrap for nats per token.
@@ -115,14 +137,15 @@ def score_interval(
     correct = _filled(predictions.correct)
     if clusters is None:
         return wilson(int(correct.sum()), len(correct), confidence)
-    return ratio_interval(correct, clusters=clusters, confidence=confidence)
+    parts = _by_cluster(correct, None, clusters)
+    return clustered_share(parts[:, 0], parts[:, 1], confidence=confidence)
 
 
 def difference_interval(
     old: Predictions,
     new: Predictions,
     *,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -154,7 +177,7 @@ def difference_interval(
 def macro_interval(
     suites: Sequence[Predictions],
     *,
-    clusters: Sequence[Sequence[Hashable] | None] | None = None,
+    clusters: Sequence[Clusters | None] | None = None,
     confidence: float = CONFIDENCE,
 ) -> tuple[float, float | None, float | None]:
     """(value, low, high) of the mean of several suites' scores, every suite weighing the same.
@@ -184,7 +207,7 @@ def sums_interval(
     parts: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -232,7 +255,7 @@ def _wilson(k: int, n: int, z: float) -> Interval:
 
 
 def _by_cluster(
-    numerators: ArrayLike, denominators: ArrayLike | None, clusters: Sequence[Hashable] | None
+    numerators: ArrayLike, denominators: ArrayLike | None, clusters: Clusters | None
 ) -> np.ndarray:
     """float64 [C, 2]: sums of numerators and denominators per cluster, in order of appearance."""
     top = np.asarray(numerators, dtype=np.float64)
@@ -248,11 +271,16 @@ def _by_cluster(
         return parts
     if len(clusters) != len(top):
         raise ValueError(f"clusters: {len(clusters)} labels for {len(top)} items")
+    at, count = cluster_numbers(clusters)
+    return np.stack([np.bincount(at, column, minlength=count) for column in parts.T], axis=1)
+
+
+def cluster_numbers(clusters: Clusters) -> tuple[np.ndarray, int]:
+    """(int64 [N], C): every item's cluster by number, in order of appearance, and how many."""
     index: dict[Hashable, int] = {}
-    at = [index.setdefault(label, len(index)) for label in clusters]
-    summed = np.zeros((len(index), 2))
-    np.add.at(summed, at, parts)
-    return summed
+    labels = clusters.tolist() if isinstance(clusters, np.ndarray) else clusters
+    at = np.array([index.setdefault(label, len(index)) for label in labels], dtype=np.int64)
+    return at, len(index)
 
 
 @lru_cache(maxsize=4)

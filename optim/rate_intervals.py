@@ -7,14 +7,22 @@ contexts, whole clusters are resampled.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from statistics import NormalDist
 
 import numpy as np
 
 from optim.compatibility import FRACTIONS, RATES, Compatibility, Derived, check_same_items
-from optim.intervals import CONFIDENCE, NONE, Interval, ratio_interval, wilson
+from optim.intervals import (
+    CONFIDENCE,
+    NONE,
+    Clusters,
+    Interval,
+    cluster_numbers,
+    clustered_share,
+    wilson,
+)
 from optim.predictions import Predictions
 
 #: (low, high, n): the interval and the items that it rests on
@@ -39,9 +47,7 @@ class ClusterCounts(Derived):
         return Compatibility(**{f.name: int(getattr(self, f.name).sum()) for f in fields(self)})
 
 
-def cluster_counts(
-    old: Predictions, new: Predictions, clusters: Sequence[Hashable] | None
-) -> ClusterCounts:
+def cluster_counts(old: Predictions, new: Predictions, clusters: Clusters | None) -> ClusterCounts:
     """The counts of one suite in every cluster, one label an item; None: each item by itself.
 
     Raises ValueError for a `text` suite, and when items or labels do not fit.
@@ -57,12 +63,10 @@ def cluster_counts(
     if clusters is not None and len(clusters) != len(was):
         raise ValueError(f"clusters: {len(clusters)} labels for {len(was)} items")
     wrong, same = ~was & ~now, old.answer == new.answer
-    index: dict[Hashable, int] = {}
-    labels = range(len(was)) if clusters is None else clusters
-    at = np.array([index.setdefault(label, len(index)) for label in labels], dtype=np.int64)
+    at, count = (np.arange(len(was)), len(was)) if clusters is None else cluster_numbers(clusters)
 
     def summed(mask: np.ndarray) -> np.ndarray:
-        return np.bincount(at[mask], minlength=len(index))
+        return np.bincount(at[mask], minlength=count)
 
     return ClusterCounts(
         n=summed(np.ones(len(was), bool)),
@@ -103,11 +107,11 @@ def rate_intervals(counts: Compatibility) -> dict[str, Bounds]:
 
 
 def clustered_rate_intervals(counts: ClusterCounts) -> dict[str, Bounds]:
-    """Intervals where whole clusters are drawn, by rate: `intervals.ratio_interval`, inside [0, 1]
-    for shares. n stays the number of items.
+    """Intervals where whole clusters are drawn, by rate: `intervals.clustered_share` for shares,
+    and from it the win-loss ratio's; for the relative NFR the sandwich error of its logarithm.
 
-    A share of 0 or 1 says nothing of how clusters vary: there the Wilson interval of as many items
-    as there are clusters. (None, None) where a rate is undefined or there are not two clusters.
+    n stays the number of items. (None, None) where a rate is undefined or there are not two
+    clusters.
     """
     total = counts.total()
     found: dict[str, Bounds] = {}
@@ -120,21 +124,13 @@ def clustered_rate_intervals(counts: ClusterCounts) -> dict[str, Bounds]:
         elif name == RELATIVE:
             found[name] = (*_relative_clusters(counts, total), n)
         elif name == ODDS:
-            low, high = _share(part, part + whole)
+            low, high = clustered_share(part, part + whole)
+            assert low is not None
+            assert high is not None
             found[name] = (*_odds((low, high)), n)
         else:
-            found[name] = (*_share(part, whole), n)
+            found[name] = (*clustered_share(part, whole), n)
     return found
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> Interval:
-    hits, count = int(part.sum()), int((whole > 0).sum())
-    if hits == 0 or hits == whole.sum():
-        return wilson(0 if hits == 0 else count, count)
-    low, high = ratio_interval(part, whole)
-    assert low is not None
-    assert high is not None
-    return max(0.0, low), min(1.0, high)
 
 
 def _odds(share: Interval) -> tuple[float, float | None]:

@@ -7,17 +7,25 @@ are not finite end here and never reach a searcher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from optim import intervals
-from optim.compatibility import Compatibility, compare, pooled
+from optim import compatibility, intervals
+from optim.compatibility import compare, pooled
 from optim.pareto import ranks
 from optim.predictions import Predictions
+from optim.rate_intervals import (
+    cluster_counts,
+    clustered_rate_intervals,
+    joined,
+    rate_intervals,
+)
 from services.db import Connection, rows
 from services.spec import RATES, Constraint
+from services.studies.clusters import clusters_of
 from services.studies.propose import minimised
 from services.studies.record import (
     Split,
@@ -32,7 +40,7 @@ ALL = ""
 
 @dataclass(frozen=True)
 class Value:
-    """A metric's value with its 95 % interval and the items it rests on."""
+    """A metric's value with its 95 % interval and the items it rests on; None where undefined."""
 
     value: float | None
     low: float | None
@@ -57,13 +65,14 @@ def tell(connection: Connection, study: Study, split: Split) -> int:
     if reference is None or reference.state != "complete":
         return 0
     old = load_predictions(connection, study, reference.id, split)
+    clusters = clusters_of(connection, study, split)
     for one in untold:
         new = load_predictions(connection, study, one["trial_id"], split)
         if (suite := _not_finite(new)) is not None:
             error = f"suite {suite}: a score is not finite"
             rows(connection, "studies.reject", evaluation=one["id"], error=error)
             continue
-        measured = measure(study, old, new)
+        measured = measure(study, old, new, clusters)
         _write(connection, one["trial_id"], split, measured)
         rows(
             connection,
@@ -83,37 +92,49 @@ def _not_finite(new: Mapping[str, Predictions]) -> str | None:
 
 
 def measure(
-    study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predictions]
+    study: Study,
+    old: Mapping[str, Predictions],
+    new: Mapping[str, Predictions],
+    clusters: Mapping[str, np.ndarray | None] = MappingProxyType({}),
 ) -> Measured:
-    """Every metric of a candidate against the reference, per suite and over all suites."""
+    """Every metric of a candidate against the reference, per suite and over all suites.
+
+    `clusters`: from `services.studies.clusters`; a suite that is not in it has independent items.
+    """
     found: Measured = {}
-    compared: list[Compatibility] = []
     for suite in study.suites:
-        predictions = new[suite.name]
-        low, high = intervals.score_interval(predictions)
+        predictions, labels = new[suite.name], clusters.get(suite.name)
+        low, high = intervals.score_interval(predictions, clusters=labels)
         found[suite.name, "score"] = Value(predictions.score(), low, high, len(predictions))
-        if suite.form == "text":
-            continue
-        compatibility = compare(old[suite.name], predictions)
-        compared.append(compatibility)
-        found |= {(suite.name, n): v for n, v in _rates(compatibility).items()}
-    scored = [new[suite.name] for suite in study.scored]
-    if scored:
-        total = pooled(compared)
-        found |= {(ALL, n): v for n, v in _rates(total).items()}
-        value, low, high = intervals.macro_interval(scored)
-        found[ALL, "macro"] = Value(value, low, high, total.n)
+        if suite.form != "text":
+            rates = compared([(old[suite.name], predictions, labels)])
+            found |= {(suite.name, name): value for name, value in rates.items()}
+    names = [suite.name for suite in study.scored]
+    if names:
+        rates = compared([(old[name], new[name], clusters.get(name)) for name in names])
+        found |= {(ALL, name): value for name, value in rates.items()}
+        found[ALL, "macro"] = macro([new[n] for n in names], [clusters.get(n) for n in names])
     return found
 
 
-def _rates(c: Compatibility) -> dict[str, Value]:
-    counts = {
-        "negative_flip_rate": c.negative,
-        "positive_flip_rate": c.positive,
-        "churn": c.changed,
-        "inconsistency": c.negative + c.both_wrong_differently,
-    }
-    return {name: Value(k / c.n, *intervals.wilson(k, c.n), n=c.n) for name, k in counts.items()}
+def compared(
+    suites: Sequence[tuple[Predictions, Predictions, np.ndarray | None]],
+) -> dict[str, Value]:
+    """Every rate of `compatibility.RATES` over (old, new, clusters) of some suites together, with
+    intervals that draw whole clusters where a suite has them."""
+    if all(labels is None for _, _, labels in suites):
+        counts = pooled(compare(old, new) for old, new, _ in suites)
+        bounds = rate_intervals(counts)
+    else:
+        parts = joined([cluster_counts(*suite) for suite in suites])
+        counts, bounds = parts.total(), clustered_rate_intervals(parts)
+    return {name: Value(counts.rate(name), *bounds[name]) for name in compatibility.RATES}
+
+
+def macro(suites: Sequence[Predictions], clusters: Sequence[np.ndarray | None]) -> Value:
+    """The mean score of suites that have right and wrong answers."""
+    value, low, high = intervals.macro_interval(suites, clusters=clusters)
+    return Value(value, low, high, sum(map(len, suites)))
 
 
 def objective_values(study: Study, measured: Measured) -> tuple[float, ...]:
@@ -168,19 +189,19 @@ def _bounds(constraint: Constraint, value: Value) -> tuple[float, float]:
 
 
 def _write(connection: Connection, trial: int, split: Split, measured: Measured) -> None:
-    for (suite, name), v in measured.items():
-        rows(
-            connection,
-            "studies.insert_metric",
-            trial=trial,
-            split=split,
-            suite=suite,
-            name=name,
-            value=v.value,
-            low=v.low,
-            high=v.high,
-            n=v.n,
-        )
+    values = measured.values()
+    rows(
+        connection,
+        "studies.insert_metrics",
+        trial=trial,
+        split=split,
+        suites=[suite for suite, _ in measured],
+        names=[name for _, name in measured],
+        values=[v.value for v in values],
+        lows=[v.low for v in values],
+        highs=[v.high for v in values],
+        ns=[v.n for v in values],
+    )
 
 
 def _rank(connection: Connection, study: Study, split: Split) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 
 TOLERANCE_BITS = 1e-3
 MOST_STEPS = 2000
+#: numbers of the channels that are worked on at once: 32 MB
+MOST_NUMBERS = 4_000_000
 
 
 def rashomon_capacity(
@@ -28,9 +30,18 @@ def rashomon_capacity(
     Of K = 2 only the two extreme models matter, which makes it exact and quick.
     Raises ValueError for another shape, no models, or rows that do not sum to 1.
     """
-    table = np.asarray(probabilities, dtype=np.float64)
-    if table.ndim != 3 or not table.shape[0] or not table.shape[2]:
-        raise ValueError(f"probabilities: {table.shape} is not [models, items, options]")
+    if probabilities.ndim != 3 or not probabilities.shape[0] or not probabilities.shape[2]:
+        raise ValueError(f"probabilities: {probabilities.shape} is not [models, items, options]")
+    models, items, options = probabilities.shape
+    step = max(1, MOST_NUMBERS // (models * options))
+    found = np.ones(items)
+    for start in range(0, items, step):
+        part = probabilities[:, start : start + step].astype(np.float64)
+        found[start : start + step] = _of_some(part, tolerance, most_steps)
+    return found
+
+
+def _of_some(table: np.ndarray, tolerance: float, most_steps: int) -> np.ndarray:
     if not (np.abs(table.sum(axis=2) - 1) < 1e-6).all() or (table < 0).any():
         raise ValueError("probabilities: an item's options do not sum to 1")
     if table.shape[2] == 2:

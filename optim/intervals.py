@@ -117,6 +117,17 @@ def clustered_share(
     return max(0.0, low), min(1.0, high)
 
 
+def share_interval(
+    hits: np.ndarray, *, clusters: Clusters | None = None, confidence: float = CONFIDENCE
+) -> Interval | tuple[None, None]:
+    """Interval of the share of hits, bool [N]: Wilson, or `clustered_share` where items share
+    contexts."""
+    if clusters is None:
+        return wilson(int(hits.sum()), len(hits), confidence)
+    parts = _by_cluster(hits, None, clusters)
+    return clustered_share(parts[:, 0], parts[:, 1], confidence=confidence)
+
+
 def score_interval(
     predictions: Predictions,
     *,
@@ -134,11 +145,7 @@ def score_interval(
             clusters=clusters,
             confidence=confidence,
         )
-    correct = _filled(predictions.correct)
-    if clusters is None:
-        return wilson(int(correct.sum()), len(correct), confidence)
-    parts = _by_cluster(correct, None, clusters)
-    return clustered_share(parts[:, 0], parts[:, 1], confidence=confidence)
+    return share_interval(_filled(predictions.correct), clusters=clusters, confidence=confidence)
 
 
 def difference_interval(

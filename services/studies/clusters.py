@@ -53,3 +53,16 @@ def labels(items: Sequence[Item]) -> np.ndarray | None:
     keys = [("item", i.id) if i.cluster is None else ("cluster", i.cluster) for i in items]
     found = np.array([index.setdefault(key, len(index)) for key in keys], dtype=np.int64)
     return found if len(index) < len(items) else None
+
+
+def side_by_side(parts: Sequence[tuple[int, np.ndarray | None]]) -> np.ndarray | None:
+    """Labels of several suites together, from (items, labels) of each: they have no cluster in
+    common. None where no suite has any."""
+    if all(labels is None for _, labels in parts):
+        return None
+    found, start = [], 0
+    for items, labels in parts:
+        own = np.arange(items) if labels is None else labels
+        found.append(own + start)
+        start += int(own.max()) + 1
+    return np.concatenate(found)

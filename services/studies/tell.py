@@ -137,6 +137,14 @@ def macro(suites: Sequence[Predictions], clusters: Sequence[np.ndarray | None]) 
     return Value(value, low, high, sum(map(len, suites)))
 
 
+def share_of(hits: np.ndarray, clusters: np.ndarray | None) -> Value:
+    """The share of items that were hit, bool [N]; undefined without items."""
+    if not len(hits):
+        return Value(None, None, None, 0)
+    low, high = intervals.share_interval(hits, clusters=clusters)
+    return Value(float(hits.mean()), low, high, len(hits))
+
+
 def objective_values(study: Study, measured: Measured) -> tuple[float, ...]:
     """One value per objective, in the user's directions."""
     found = []

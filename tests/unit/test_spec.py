@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from optim.generative import TEXT_SCORES
 from services.errors import SpecRefused
-from services.spec import METHODS, Objective, StudySpec, load_spec, parse_spec
+from services.spec import METHODS, Objective, StudySpec, TextScore, load_spec, parse_spec
 
 SMALL = "name: s\npool: p\nsuites: [a, b]\n"
 
@@ -86,6 +88,11 @@ def test_the_box_of_a_space() -> None:
         (SMALL + "objectives: ['macro:a']\n", "macro is over all suites"),
         (SMALL + "constraints: [{metric: churn}]\n", "give exactly one of max and min"),
         (SMALL + "constraints: [{metric: churn, suite: z, max: 1}]\n", "constraints.0.suite: 'z'"),
+        (SMALL + "judging: {epsilom: 1}\n", "judging.epsilom: unknown key"),
+        (SMALL + "judging: {epsilon: -1}\n", "judging.epsilon: .*given: -1"),
+        (SMALL + "judging: {by: churn}\n", r"judging.by: 'churn' is not among .*\['a', 'b'\]"),
+        (SMALL + "judging: {text_score: bleu}\n", "judging.text_score: .*'exact_match', 'f1'"),
+        (SMALL + "judging: {tolerance: 1}\n", "judging.tolerance"),
         (SMALL + "publish: {to: /tmp/x}\n", "publish.to"),
         ("name: Bad Name\npool: p\nsuites: [a]\n", "name: not a name: use a-z.*given: 'Bad Name'"),
         ("name: s\npool: p\nsuites: []\n", "suites"),
@@ -97,6 +104,19 @@ def test_refusals_name_the_field(text: str, message: str) -> None:
         parse_spec(text, where="study.yaml")
     assert "study.yaml" in caught.value.line()
     assert caught.value.exit_code == 2
+
+
+def test_judging() -> None:
+    assert set(get_args(TextScore)) == set(TEXT_SCORES)
+    judging = parse_spec(SMALL).judging
+    assert (judging.epsilon, judging.by, judging.text_score, judging.tolerance) == (
+        0.01, None, "f1", 0,
+    )  # fmt: skip
+    spec = parse_spec(SMALL + "objectives: [a, 'churn:b']\njudging: {by: 'churn:b', epsilon: 0}\n")
+    assert (spec.judging.by, spec.judging.epsilon) == ("churn:b", 0)
+    # specs that were stored before there was such a section
+    stored = {k: v for k, v in spec.model_dump(mode="json").items() if k != "judging"}
+    assert StudySpec.model_validate(stored).judging == judging
 
 
 def test_yaml_cannot_make_objects() -> None:

@@ -103,7 +103,8 @@ WHERE p.trial_id = %(trial)s AND p.split = %(split)s
 -- name: answers
 -- What metrics of many trials are made of. `split` is always named by the caller.
 SELECT p.trial_id, p.suite_id, p.n, p.items_digest, p.correct, p.answer, p.margin, p.nll, p.tokens,
-       CASE WHEN %(options)s THEN p.options END AS options
+       CASE WHEN %(options)s THEN p.options END AS options,
+       CASE WHEN %(texts)s THEN p.texts END AS texts
 FROM prediction p
 WHERE p.trial_id = ANY(%(trials)s) AND p.suite_id = ANY(%(suites)s) AND p.split = %(split)s
 ORDER BY p.trial_id, p.suite_id

@@ -64,6 +64,14 @@ class Optimism:
     #: mean over resampled items of what the winner gains by being the winner
     expected: float
 
+    @property
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"The best of {self.candidates} on {self.split} is flattered by {self.expected:.4f} on "
+            f"average, by {self.bound:.4f} at most, in the mean of the objectives."
+        )
+
 
 def optimism(database: Database, study: Study, split: OpenSplit) -> Optimism | None:
     """The optimism of the best candidate of a split; None without a feasible one.

@@ -1,9 +1,9 @@
 """Judging from stored answers: how long every metric takes for 200 candidates on 5,000 items.
 
-    python bench/judging.py [--out bench/results/judging.json]
+    OMP_NUM_THREADS=1 python bench/judging.py [--out bench/results/judging.json]
 
 All pairs of candidates, membership of the front, the near-best set, telling one trial, and one pair
-in depth. On one thread; answers are random, with the make-up of a real pool's: candidates differ
+in depth. Answers are random, with the make-up of a real pool's: candidates differ
 from the reference in about a quarter of the items.
 """
 

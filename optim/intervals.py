@@ -99,15 +99,15 @@ def ratio_interval(
 
 def clustered_share(
     hits: np.ndarray, items: np.ndarray, *, confidence: float = CONFIDENCE
-) -> Interval | tuple[None, None]:
+) -> Interval:
     """Interval of Σ hits / Σ items over C clusters, drawn whole; inside [0, 1].
 
     `ratio_interval`; but no hit at all, or nothing but hits, says nothing of how clusters vary:
-    there the Wilson interval of as many items as there are clusters. (None, None) for fewer than
-    two clusters. hits, items: [C], with Σ items above 0.
+    there the Wilson interval of as many items as there are clusters. (0, 1) for fewer than two
+    clusters, which say nothing. hits, items: [C], with Σ items above 0.
     """
     if len(items) < 2:
-        return NONE
+        return 0.0, 1.0
     found, count = int(hits.sum()), int((items > 0).sum())
     if found in (0, int(items.sum())):
         return wilson(count if found else 0, count, confidence)
@@ -119,7 +119,7 @@ def clustered_share(
 
 def share_interval(
     hits: np.ndarray, *, clusters: Clusters | None = None, confidence: float = CONFIDENCE
-) -> Interval | tuple[None, None]:
+) -> Interval:
     """Interval of the share of hits, bool [N]: Wilson, or `clustered_share` where items share
     contexts."""
     if clusters is None:

@@ -110,8 +110,8 @@ def clustered_rate_intervals(counts: ClusterCounts) -> dict[str, Bounds]:
     """Intervals where whole clusters are drawn, by rate: `intervals.clustered_share` for shares,
     and from it the win-loss ratio's; for the relative NFR the sandwich error of its logarithm.
 
-    n stays the number of items. (None, None) where a rate is undefined or there are not two
-    clusters.
+    n stays the number of items. (None, None) where a rate is undefined; a single cluster says
+    nothing: (0, 1), or (0, None) for a ratio.
     """
     total = counts.total()
     found: dict[str, Bounds] = {}
@@ -119,15 +119,12 @@ def clustered_rate_intervals(counts: ClusterCounts) -> dict[str, Bounds]:
     for name in RATES:
         n = plain[name][2]
         part, whole = FRACTIONS[name](counts)
-        if not n or len(counts.n) < 2:
-            found[name] = (*NONE, n)
+        if not n:
+            found[name] = (*NONE, 0)
         elif name == RELATIVE:
             found[name] = (*_relative_clusters(counts, total), n)
         elif name == ODDS:
-            low, high = clustered_share(part, part + whole)
-            assert low is not None
-            assert high is not None
-            found[name] = (*_odds((low, high)), n)
+            found[name] = (*_odds(clustered_share(part, part + whole)), n)
         else:
             found[name] = (*clustered_share(part, whole), n)
     return found
@@ -157,7 +154,9 @@ def _relative(counts: Compatibility) -> Interval:
     return value / _times(error), value * _times(error)
 
 
-def _relative_clusters(counts: ClusterCounts, total: Compatibility) -> Interval:
+def _relative_clusters(counts: ClusterCounts, total: Compatibility) -> tuple[float, float | None]:
+    if len(counts.n) < 2:
+        return 0.0, None
     if not total.negative:
         return _relative(total)
     value = total.rate(RELATIVE)

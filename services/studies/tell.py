@@ -104,6 +104,8 @@ def measure(
     found: Measured = {}
     for suite in study.suites:
         predictions, labels = new[suite.name], clusters.get(suite.name)
+        if suite.form == "text" and labels is not None and not labels.any():
+            labels = None  # a single cluster has no interval, which a constraint may need
         low, high = intervals.score_interval(predictions, clusters=labels)
         found[suite.name, "score"] = Value(predictions.score(), low, high, len(predictions))
         if suite.form != "text":

@@ -105,7 +105,10 @@ def test_no_flip_in_few_clusters_is_not_certain() -> None:
     few = cluster_counts(choice(same), choice(same), [i // 20 for i in range(100)])
     assert clustered_rate_intervals(few)["negative_flip_rate"] == (*wilson(0, 5), 100)
     one = cluster_counts(choice(same), choice(same), ["a"] * 100)
-    assert clustered_rate_intervals(one)["churn"] == (None, None, 100)
+    assert clustered_rate_intervals(one)["churn"] == (0, 1, 100), "one cluster says nothing"
+    flips = cluster_counts(choice(same), choice(np.arange(100) % 2), ["a"] * 100)
+    assert clustered_rate_intervals(flips)["relative_negative_flip_rate"] == (0, None, 100)
+    assert clustered_rate_intervals(flips)["win_loss_ratio"] == (0, None, 50)
 
 
 def test_relative_rate_holds_the_truth_as_often_as_it_says() -> None:

@@ -115,6 +115,18 @@ def test_clusters_widen_the_intervals_and_move_no_value() -> None:
         assert both.high - both.low > plain[ALL, name].high - plain[ALL, name].low  # type: ignore[operator]
 
 
+def test_a_single_cluster_says_nothing_and_breaks_nothing() -> None:
+    one = study(
+        "constraints: [{metric: score, suite: each, min: 0.1}, {metric: macro, min: 0.1}]\n",
+        with_text=True,
+    )
+    old = {"a": choice(OLD), "b": choice(OLD), "t": text([20, 30])}
+    alone = dict.fromkeys("ab", np.zeros(10, int)) | {"t": np.zeros(2, int)}
+    found = measure(one, old, old, alone)
+    assert (found["a", "score"].low, found["a", "score"].high) == (0, 1)
+    assert violation(one, found) > violation(one, measure(one, old, old))
+
+
 def test_directions_can_be_turned() -> None:
     one = study("objectives: [{metric: score, suite: a, direction: minimize}, churn]\n")
     assert one.signs == (1.0, 1.0)

@@ -26,7 +26,7 @@ from optim.pairwise import pairwise
 from optim.predictions import Predictions, items_digest, option_log_probabilities
 from optim.rate_intervals import cluster_counts, clustered_rate_intervals, rate_intervals
 from optim.search.question import Axis, ItemSuite, Question
-from services.studies.figures import figures_of, table_of
+from services.studies.figures import figures_of, mean_churns, table_of
 from services.studies.unstable import unstable_items
 from services.suites import Item, Suite
 
@@ -64,6 +64,7 @@ def main() -> None:
         lambda: (
             figures_of(parts[-1:], "s", about, 0.05),
             unstable_items(parts[-1:], "search"),
+            mean_churns(parts[-1:]),
         )
     )
     rows.add(f"multiplicity, {whole}", seconds + more, "s", at_most=10)

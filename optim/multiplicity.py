@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optim.answers import ranked_answers
 from optim.pairwise import Pairwise
 
 #: values that differ by less are equal: sums in another order
@@ -61,16 +62,33 @@ def disagreement(changed: np.ndarray) -> Disagreement:
     )
 
 
-def expected_churn(pairs: Pairwise) -> float | None:
-    """Mean churn of two different members, drawn at random; None for fewer than two, or no items.
+def pair_churn(right: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """float64 [N]: share of the M(M − 1)/2 pairs of members that answer an item differently.
 
-    Milani Fard et al. 2016 (churn), over all M(M − 1)/2 pairs of the set.
+    Its mean is the expected churn of two members drawn at random (churn: Milani Fard et al. 2016).
+    right, answer: [M, N], as `answers.ranked_answers` takes them. Raises ValueError for fewer than
+    two members, which have no pairs.
+    """
+    members = len(right)
+    if members < 2:
+        raise ValueError(f"answers: {members} members have no pairs")
+    codes = ranked_answers(right, answer)
+    alike = np.zeros(codes.shape[1])
+    for code in range(int(codes.max(initial=0)) + 1):
+        alike += (codes == code).sum(axis=0).astype(np.float64) ** 2
+    return np.asarray((members**2 - alike) / (members * (members - 1)))
+
+
+def mean_churn(pairs: Pairwise) -> np.ndarray:
+    """float64 [M]: each member's mean churn to the others; the smallest is the most typical one's.
+
+    NaN for one member, or without items. The mean of all is the expected churn.
     """
     members = len(pairs.both_right)
-    if members < 2 or not pairs.n:
-        return None
+    if members < 2:
+        return np.full(members, np.nan)
     # the diagonal is 0
-    return float(pairs.rate("churn").sum() / (members * (members - 1)))
+    return np.asarray(pairs.rate("churn").sum(axis=1) / (members - 1))
 
 
 def viable_range(gold: np.ndarray) -> np.ndarray:

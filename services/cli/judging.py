@@ -180,6 +180,9 @@ def _print_multiplicity(found: Multiplicity) -> None:
         f"candidates are within {found.epsilon:g} of the best (trial {found.best}) in {found.by}: "
         f"{', '.join(map(str, found.members))}"
     )
+    if found.typical is not None:
+        least = min(found.mean_churn)
+        click.echo(f"most typical: trial {found.typical}, {least:.3f} churn to another, on average")
     if found.beyond:
         click.echo(f"{found.beyond} more are left out")
     print_table(

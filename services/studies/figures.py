@@ -9,9 +9,10 @@ import numpy as np
 
 from optim import intervals
 from optim.agreement import gold_probability, option_probabilities
-from optim.answers import differs, ranked_answers
+from optim.answers import differs
 from optim.capacity import rashomon_capacity
-from optim.multiplicity import churn_bound, disagreement, viable_range
+from optim.multiplicity import churn_bound, disagreement, mean_churn, pair_churn, viable_range
+from optim.pairwise import pairwise
 from optim.predictions import Predictions
 from optim.selective import selective
 from services.studies.clusters import side_by_side
@@ -161,18 +162,19 @@ def _against(
 
 
 def _expected_churn(right: np.ndarray, answer: np.ndarray, clusters: np.ndarray | None) -> Value:
-    """`optim.multiplicity.expected_churn`, item by item, for the sake of its interval."""
-    members, items = right.shape
-    if members < 2:
+    """The mean churn of two members; undefined for one."""
+    if len(right) < 2:
         return Value(None, None, None, 0)
-    codes = ranked_answers(right, answer)
-    alike = sum(
-        ((codes == code).sum(axis=0).astype(np.float64) ** 2 for code in range(codes.max() + 1)),
-        start=np.zeros(items),
-    )
-    each = (members**2 - alike) / (members * (members - 1))
+    each = pair_churn(right, answer)
     low, high = intervals.ratio_interval(each, clusters=clusters)
-    return Value(float(each.mean()), low, high, items)
+    return Value(float(each.mean()), low, high, len(each))
+
+
+def mean_churns(tables: Sequence[Table]) -> list[float]:
+    """Each member's mean churn to the others, over all suites; [] for one member."""
+    pairs = [pairwise(t.right[:-2], t.answer[:-2]) for t in tables]
+    found = mean_churn(sum(pairs[1:], start=pairs[0]))
+    return [] if np.isnan(found).any() else found.tolist()
 
 
 def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:

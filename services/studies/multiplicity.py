@@ -19,7 +19,7 @@ from services.errors import BadInput, NotFound
 from services.studies import certainty
 from services.studies.certainty import Optimism
 from services.studies.clusters import clusters_of
-from services.studies.figures import Figures, Table, figures_of, table_of
+from services.studies.figures import Figures, Table, figures_of, mean_churns, table_of
 from services.studies.propose import BASELINES, merit, minimised
 from services.studies.read import OpenSplit, refuse_test, suites_with_items
 from services.studies.record import Study, Trial, load_trials, predictions_of
@@ -47,6 +47,10 @@ class Multiplicity:
     chosen: int
     #: by number
     members: tuple[int, ...]
+    #: mean churn of each member to the others, over all suites; () for one member
+    mean_churn: tuple[float, ...]
+    #: the member whose answers are most like the others'; None for one member
+    typical: int | None
     #: members beyond the best 400, left out
     beyond: int
     alpha: float
@@ -105,6 +109,7 @@ def multiplicity(
     about = (reference.number, chosen.number, tuple(t.number for t in members))
     figures = [figures_of([table], table.suite.name, about, judging.alpha) for table in tables]
     unstable = unstable_items(tables, split)
+    churns = mean_churns(tables)
     return Multiplicity(
         study=study.id,
         split=split,
@@ -115,6 +120,8 @@ def multiplicity(
         reference=reference.number,
         chosen=chosen.number,
         members=about[2],
+        mean_churn=tuple(churns),
+        typical=about[2][churns.index(min(churns))] if churns else None,
         beyond=len(ordered) - len(members),
         alpha=judging.alpha,
         fewest_members=fewest_members(judging.alpha),

@@ -195,6 +195,8 @@ def test_the_near_best_set(driver: Driver, finished: int) -> None:
     assert say.capacity is None
     assert every.capacity == pick.capacity, "of the items that have options"
     assert every.n == pick.n + say.n
+    assert np.mean(found.mean_churn) == pytest.approx(every.expected_churn.value)
+    assert found.mean_churn[found.members.index(found.typical or 0)] == min(found.mean_churn)
     items = {(i.suite, i.item) for i in found.unstable}
     assert len(items) == found.unstable_count > 0
     for item in found.unstable:

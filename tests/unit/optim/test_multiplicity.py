@@ -16,8 +16,9 @@ from optim.answers import differs, ranked_answers
 from optim.multiplicity import (
     churn_bound,
     disagreement,
-    expected_churn,
+    mean_churn,
     near_best,
+    pair_churn,
     viable_range,
 )
 from optim.optimism import optimism_bound, standard_errors
@@ -37,7 +38,8 @@ def test_an_example_by_hand() -> None:
     found = disagreement(changed)
     assert (found.ambiguity, found.discrepancy, found.farthest) == (0.75, 0.75, 2)
     # churn: 0–1 on two of four, 0–2 on three, 1–2 on two
-    assert expected_churn(pairwise(right, answer)) == pytest.approx((2 + 3 + 2) / 4 / 3)
+    assert pair_churn(right, answer) == pytest.approx([0, 1, 2 / 3, 2 / 3])
+    assert mean_churn(pairwise(right, answer)) == pytest.approx([5 / 8, 4 / 8, 5 / 8])
     gold = np.array([[0.9, 0.5], [0.7, 0.5], [0.95, 0.5]])
     assert viable_range(gold) == pytest.approx([0.25, 0])
     assert near_best(np.array([0.3, 0.31, 0.4, np.nan]), 0.01).tolist() == [
@@ -74,8 +76,13 @@ def test_disagreement_by_loops(answer: np.ndarray) -> None:
     pairs = [
         float((a != b).mean()) for a, b in itertools.combinations(answer, 2)
     ]  # fmt: skip
-    churn = expected_churn(pairwise(right, answer))
-    assert churn == (pytest.approx(np.mean(pairs)) if pairs else None)
+    if not pairs:
+        assert np.isnan(mean_churn(pairwise(right, answer))).all()
+        with pytest.raises(ValueError, match="1 members have no pairs"):
+            pair_churn(right, answer)
+        return
+    assert pair_churn(right, answer).mean() == pytest.approx(np.mean(pairs))
+    assert mean_churn(pairwise(right, answer)).mean() == pytest.approx(np.mean(pairs))
 
 
 @given(tables, st.floats(0, 0.5))

@@ -70,6 +70,7 @@ bench-search: .venv/.bench  ## benches of searches, and the chart in docs/search
 	$(BIN)/python bench/racing.py $(POOL)
 	$(BIN)/python bench/descents.py $(POOL)
 	$(BIN)/python bench/search.py $(POOL)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/judging.py
 	$(BIN)/python bench/table.py
 
 clean:  ## remove the environment and caches (not what you trained or searched)

@@ -55,6 +55,8 @@ REPORTED = {
     "good_churn": ("it has another name here", "positive_flip_rate"),
     "bad_churn": ("it has another name here", "negative_flip_rate"),
 }
+#: of `optim.generative.TEXT_SCORES`
+TextScore = Literal["exact_match", "f1", "rouge_l"]
 #: of spaces whose bounds can be set
 BOUNDS = {"affine": (-0.5, 1.5), "task": (0.0, 1.0)}
 #: what `search.method` may name: searchers, and searches that go down a gradient
@@ -345,6 +347,38 @@ class Budget(_Strict):
     )
 
 
+class Judging(_Strict):
+    """How candidates are compared with one another; changes no search and no choice."""
+
+    epsilon: float = Field(
+        default=0.01,
+        ge=0,
+        allow_inf_nan=False,
+        description="near-best set: candidates at most so much worse than the best, in the unit of "
+        "what is judged",
+    )
+    by: str | None = Field(
+        default=None,
+        description="the objective, as listed above, by which candidates are near the best; null: "
+        "the mean of all, which is what chooses",
+    )
+    alpha: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="selective prediction abstains where the near-best set is nearer to a tie",
+    )
+    text_score: TextScore = Field(
+        default="f1", description="score of generated answers whose gains and losses are counted"
+    )
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="by how much a generated answer's score must change to count",
+    )
+
+
 class Publish(_Strict):
     """What happens to the chosen candidate."""
 
@@ -370,6 +404,9 @@ class StudySpec(_Strict):
     constraints: tuple[Constraint, ...] = Field(default=(), description="bounds to keep")
     search: Search = Field(default_factory=Search, description="how candidates are proposed")
     budget: Budget = Field(default_factory=Budget, description="when the search stops")
+    judging: Judging = Field(
+        default_factory=Judging, description="how candidates are compared with one another"
+    )
     publish: Publish | None = Field(
         default=None, description="publish the chosen candidate when the study ends"
     )
@@ -393,6 +430,15 @@ class StudySpec(_Strict):
                     )
         if len(set(self.axes)) != len(self.axes):
             raise ValueError("objectives: one stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _judged_by_an_objective(self) -> StudySpec:
+        labels = [axis.label for axis in self.axes]
+        if self.judging.by is not None and self.judging.by not in labels:
+            raise ValueError(
+                f"judging.by: {self.judging.by!r} is not among the objectives {labels}"
+            )
         return self
 
     @property

@@ -41,6 +41,7 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
         ],
         "split": split,
         "candidates": [{**c.to_dict(), "on_the_front": shares.get(c.trial.number)} for c in found],
+        "optimism": _optimism(database, study, split),
         "health": [finding.to_dict() for finding in health.findings(database, study)],
         "racing": read.racing_saved(database, number),
         "noise_floor": [asdict(floor) for floor in noise.of_study(database, study, split)],
@@ -52,6 +53,12 @@ def _shares(database: Database, study: Study, split: str) -> dict[int, float]:
     return (
         {} if split == "test" else certainty.on_the_front(database, study, cast(OpenSplit, split))
     )
+
+
+def _optimism(database: Database, study: Study, split: str) -> dict[str, Any] | None:
+    """By how much the best of the candidates is flattered."""
+    found = certainty.optimism(database, study, cast(OpenSplit, split))
+    return None if found is None else asdict(found)
 
 
 def latest(database: Database, study: Study) -> list[CandidateView]:
@@ -87,6 +94,8 @@ def print_front(database: Database, number: int) -> None:
     for finding in health.findings(database, study):
         click.echo(f"! {finding.what}. {finding.mend}." if finding.mend else f"{finding.what}.")
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
+    if (flattered := certainty.optimism(database, study, cast(OpenSplit, split))) is not None:
+        click.echo(flattered.line)
 
 
 def _saved(racing: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from services.cli import front
+from services.cli import front, judging
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
@@ -195,6 +195,10 @@ def report(number: int, as_json: bool) -> None:
     if elsewhere:
         numbers = ", ".join(map(str, elsewhere))
         click.echo(f"the test split of these suites was also open to studies {numbers}")
+
+
+study.add_command(judging.compare)
+study.add_command(judging.multiplicity_)
 
 
 @study.command()

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from psycopg.rows import tuple_row
 
 from optim.predictions import Predictions
 from services import registry
-from services.db import Connection, Database, Row, row, rows
+from services.db import Connection, Database, Row, query, row, rows
 from services.errors import BadInput, NotFound
 from services.spec import Budget
 from services.studies import budget
@@ -124,10 +125,12 @@ def candidates(
 def candidates_on(connection: Connection, study: Study, split: Split) -> list[CandidateView]:
     """Trials with metrics on any split; for the test split only `sealed` may call this."""
     by_number: dict[int, dict[str, dict[str, Metric]]] = {}
-    for m in rows(connection, "studies.metrics", study=study.id, split=split):
-        by_number.setdefault(m["number"], {}).setdefault(m["suite"], {})[m["name"]] = Metric(
-            value=m["value"], low=m["low"], high=m["high"], n=m["n"]
-        )
+    # dozens of rows a trial: binary tuples are read in half the time
+    with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+        cursor.execute(query("studies.metrics"), {"study": study.id, "split": split})
+        for _, number, suite, name, value, low, high, n in cursor:
+            of_suite = by_number.setdefault(number, {}).setdefault(suite, {})
+            of_suite[name] = Metric(value=value, low=low, high=high, n=n)
     return [
         CandidateView(trial=trial, split=split, metrics=by_number.get(trial.number, {}))
         for trial in load_trials(connection, study.id, split)

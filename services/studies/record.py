@@ -177,19 +177,21 @@ def predictions_of(
     split: Split,
     *,
     options: bool = False,
+    texts: bool = False,
 ) -> dict[int, dict[str, Predictions]]:
     """Predictions of many trials on the study's suites, by trial id and suite name.
 
-    One query, in binary, without generated texts: those are for people. The log-probabilities of
-    `options` only where they are asked for.
+    One query, in binary. The log-probabilities of `options` and the generated `texts`, which are
+    large, only where they are asked for.
     """
     suites = {suite.id: suite for suite in study.suites}
-    values = {"trials": list(trials), "suites": list(suites), "split": split, "options": options}
+    values: dict[str, Any] = {"trials": list(trials), "suites": list(suites), "split": split}
+    values |= {"options": options, "texts": texts}
     cursor = connection.execute(query("studies.answers"), values, binary=True)
     found: dict[int, dict[str, Predictions]] = {}
     for r in cursor:
         suite = suites[r["suite_id"]]
-        found.setdefault(r["trial_id"], {})[suite.name] = unpack(suite.form, {**r, "texts": None})
+        found.setdefault(r["trial_id"], {})[suite.name] = unpack(suite.form, r)
     return found
 
 

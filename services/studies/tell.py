@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from optim import intervals
-from optim.compatibility import Compatibility, compare, pooled
+from optim import compatibility, intervals
+from optim.compatibility import compare, pooled
 from optim.pareto import ranks
 from optim.predictions import Predictions
-from optim.rates import RATES, REFUSAL_RATES, SHARES, Among
+from optim.rate_intervals import (
+    cluster_counts,
+    clustered_rate_intervals,
+    joined,
+    rate_intervals,
+)
+from optim.rates import RATES, REFUSAL_RATES, SHARES, among
 from services.db import Connection, rows
 from services.spec import Constraint
+from services.studies.clusters import clusters_of
 from services.studies.propose import minimised
 from services.studies.record import (
     Split,
@@ -33,7 +41,7 @@ ALL = ""
 
 @dataclass(frozen=True)
 class Value:
-    """A metric's value with its 95 % interval and the items it rests on."""
+    """A metric's value with its 95 % interval and the items it rests on; None where undefined."""
 
     value: float | None
     low: float | None
@@ -43,8 +51,6 @@ class Value:
 
 #: a rate of no items
 UNDEFINED = Value(None, None, None, 0)
-#: counts of all items, and of a refusal suite those of the items that expect either
-Counts = Mapping[Among, Compatibility]
 #: metrics by (suite or ALL, name)
 Measured = dict[tuple[str, str], Value]
 
@@ -62,13 +68,14 @@ def tell(connection: Connection, study: Study, split: Split) -> int:
     if reference is None or reference.state != "complete":
         return 0
     old = load_predictions(connection, study, reference.id, split)
+    clusters = clusters_of(connection, study, split)
     for one in untold:
         new = load_predictions(connection, study, one["trial_id"], split)
         if (suite := _not_finite(new)) is not None:
             error = f"suite {suite}: a score is not finite"
             rows(connection, "studies.reject", evaluation=one["id"], error=error)
             continue
-        measured = measure(study, old, new)
+        measured = measure(study, old, new, clusters)
         _write(connection, one["trial_id"], split, measured)
         rows(
             connection,
@@ -88,52 +95,90 @@ def _not_finite(new: Mapping[str, Predictions]) -> str | None:
 
 
 def measure(
-    study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predictions]
+    study: Study,
+    old: Mapping[str, Predictions],
+    new: Mapping[str, Predictions],
+    clusters: Mapping[str, np.ndarray | None] = MappingProxyType({}),
 ) -> Measured:
-    """Every metric of a candidate against the reference, per suite and over all suites."""
+    """Every metric of a candidate against the reference, per suite and over all suites.
+
+    `clusters`: from `services.studies.clusters`; a suite that is not in it has independent items.
+    """
     found: Measured = {}
-    compared: list[Counts] = []
     for suite in study.suites:
-        predictions = new[suite.name]
-        low, high = intervals.score_interval(predictions)
+        predictions, labels = new[suite.name], clusters.get(suite.name)
+        if suite.form == "text" and labels is not None and not labels.any():
+            labels = None  # a single cluster has no interval, which a constraint may need
+        low, high = intervals.score_interval(predictions, clusters=labels)
         found[suite.name, "score"] = Value(predictions.score(), low, high, len(predictions))
-        if suite.form == "text":
-            continue
-        counts = _counts(old[suite.name], predictions)
-        compared.append(counts)
-        found |= {(suite.name, n): v for n, v in _rates(counts).items()}
-    scored = [new[suite.name] for suite in study.scored]
-    if scored:
-        total = _pooled(compared)
-        found |= {(ALL, n): v for n, v in _rates(total).items()}
-        value, low, high = intervals.macro_interval(scored)
-        found[ALL, "macro"] = Value(value, low, high, total["all"].n)
+        if suite.form != "text":
+            rates = compared([(old[suite.name], predictions, labels)])
+            found |= {(suite.name, name): value for name, value in rates.items()}
+    names = [suite.name for suite in study.scored]
+    if names:
+        rates = compared([(old[name], new[name], clusters.get(name)) for name in names])
+        found |= {(ALL, name): value for name, value in rates.items()}
+        found[ALL, "macro"] = macro([new[n] for n in names], [clusters.get(n) for n in names])
     return found | worse(study, old, new)
 
 
-def _counts(old: Predictions, new: Predictions) -> Counts:
-    refuse = old.refuse
-    if refuse is None:
-        return {"all": compare(old, new)}
-    return {
-        "all": compare(old, new),
-        "comply": compare(old, new, ~refuse),
-        "refuse": compare(old, new, refuse),
-    }
+def compared(
+    suites: Sequence[tuple[Predictions, Predictions, np.ndarray | None]],
+) -> dict[str, Value]:
+    """Every rate of `compatibility.RATES` over (old, new, clusters) of some suites together, with
+    intervals that draw whole clusters where a suite has them."""
+    if all(labels is None for _, _, labels in suites):
+        counts = pooled(compare(old, new) for old, new, _ in suites)
+        bounds = rate_intervals(counts)
+    else:
+        parts = joined([cluster_counts(*suite) for suite in suites])
+        counts, bounds = parts.total(), clustered_rate_intervals(parts)
+    found = {name: Value(counts.rate(name), *bounds[name]) for name in compatibility.RATES}
+    return found | _refusal_rates(suites)
 
 
-def _pooled(parts: Sequence[Counts]) -> Counts:
-    which = dict.fromkeys(key for part in parts for key in part)
-    return {key: pooled(part[key] for part in parts if key in part) for key in which}
-
-
-def _rates(counts: Counts) -> dict[str, Value]:
+def _refusal_rates(
+    suites: Sequence[tuple[Predictions, Predictions, np.ndarray | None]],
+) -> dict[str, Value]:
+    """What `compared` says of refusal suites alone; empty where there are none."""
+    known = [suite for suite in suites if suite[0].refuse is not None]
     found = {}
-    for name, rate in RATES.items():
-        if rate.among in counts:
-            k, n = rate.of(counts[rate.among])
-            found[name] = Value(k / n, *intervals.wilson(k, n), n=n) if n else UNDEFINED
+    for name in REFUSAL_RATES if known else ():
+        hits, labels = [], []
+        for old, new, clusters in known:
+            assert new.correct is not None
+            mine = among(RATES[name].among, len(old), old.refuse)
+            hits.append(~new.correct[mine])
+            labels.append(None if clusters is None else clusters[mine])
+        found[name] = share_of(np.concatenate(hits), side_by_side(labels, list(map(len, hits))))
     return found
+
+
+def side_by_side(labels: Sequence[np.ndarray | None], counts: Sequence[int]) -> np.ndarray | None:
+    """Labels of the items of several suites, which have no cluster in common; None where no suite
+    has clusters. A suite without any has one for each of its `counts` items."""
+    if all(one is None for one in labels):
+        return None
+    parts, taken = [], 0
+    for one, count in zip(labels, counts, strict=True):
+        mine = np.arange(count) if one is None else np.unique(one, return_inverse=True)[1]
+        parts.append(mine + taken)
+        taken += int(mine.max(initial=-1)) + 1
+    return np.concatenate(parts)
+
+
+def macro(suites: Sequence[Predictions], clusters: Sequence[np.ndarray | None]) -> Value:
+    """The mean score of suites that have right and wrong answers."""
+    value, low, high = intervals.macro_interval(suites, clusters=clusters)
+    return Value(value, low, high, sum(map(len, suites)))
+
+
+def share_of(hits: np.ndarray, clusters: np.ndarray | None) -> Value:
+    """The share of items that were hit, bool [N]; undefined without items."""
+    if not len(hits):
+        return Value(None, None, None, 0)
+    low, high = intervals.share_interval(hits, clusters=clusters)
+    return Value(float(hits.mean()), low, high, len(hits))
 
 
 def worse(study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predictions]) -> Measured:
@@ -164,7 +209,7 @@ def worse_of(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> V
         bounds = intervals.difference_interval(old, new)
         return Value(more, bounds[0], bounds[1], len(new))
     which = SHARES[metric].among
-    counts = _pooled([_counts(*pair) for pair in pairs]).get(which, Compatibility())
+    counts = pooled(compare(old, new, among(which, len(old), old.refuse)) for old, new in pairs)
     if not counts.n:
         return UNDEFINED
     flips = counts.negative, counts.positive
@@ -232,19 +277,19 @@ def _bounds(constraint: Constraint, value: Value) -> tuple[float, float]:
 
 
 def _write(connection: Connection, trial: int, split: Split, measured: Measured) -> None:
-    for (suite, name), v in measured.items():
-        rows(
-            connection,
-            "studies.insert_metric",
-            trial=trial,
-            split=split,
-            suite=suite,
-            name=name,
-            value=v.value,
-            low=v.low,
-            high=v.high,
-            n=v.n,
-        )
+    values = measured.values()
+    rows(
+        connection,
+        "studies.insert_metrics",
+        trial=trial,
+        split=split,
+        suites=[suite for suite, _ in measured],
+        names=[name for _, name in measured],
+        values=[v.value for v in values],
+        lows=[v.low for v in values],
+        highs=[v.high for v in values],
+        ns=[v.n for v in values],
+    )
 
 
 def _rank(connection: Connection, study: Study, split: Split) -> None:

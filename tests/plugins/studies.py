@@ -72,9 +72,14 @@ def own_queues(broker_url: str) -> Callable[[], str]:
 def made_up(held: Claim, suite: Suite) -> Predictions:
     """Answers by formula: each parent knows each item more or less, weights mix the knowledge."""
     items = suite.split(held.split)
-    knowledge = np.array([[_knows(p, suite, i) for p in held.recipe.parents] for i in items])
-    mixed = knowledge @ np.array(held.recipe.weights)
+    mixed = mixed_knowledge(held, suite, items)
     return from_right(suite, items, mixed > 0, mixed)
+
+
+def mixed_knowledge(held: Claim, suite: Suite, items: Sequence[Item]) -> np.ndarray:
+    """float64 [N]: what the claimed mixture knows of each item; above 0 it is right."""
+    knowledge = np.array([[_knows(p, suite, i) for p in held.recipe.parents] for i in items])
+    return np.asarray(knowledge @ np.array(held.recipe.weights))
 
 
 def from_right(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from optim.generative import TEXT_SCORES
 from services.errors import SpecRefused
 from services.spec import (
     METHODS,
     METRICS,
     Objective,
     StudySpec,
+    TextScore,
     load_spec,
     parse_spec,
     spec_from_dict,
@@ -120,6 +123,11 @@ def test_the_box_of_a_space() -> None:
             "relative_negative_flip_rate is reported.*write negative_flip_rate",
         ),
         (SMALL + "constraints: [{metric: churn, suite: z, max: 1}]\n", "constraints.0.suite: 'z'"),
+        (SMALL + "judging: {epsilom: 1}\n", "judging.epsilom: unknown key"),
+        (SMALL + "judging: {epsilon: -1}\n", "judging.epsilon: .*given: -1"),
+        (SMALL + "judging: {by: churn}\n", r"judging.by: 'churn' is not among .*\['a', 'b'\]"),
+        (SMALL + "judging: {text_score: bleu}\n", "judging.text_score: .*'exact_match', 'f1'"),
+        (SMALL + "judging: {tolerance: 1}\n", "judging.tolerance"),
         (SMALL + "publish: {to: /tmp/x}\n", "publish.to"),
         ("name: Bad Name\npool: p\nsuites: [a]\n", "name: not a name: use a-z.*given: 'Bad Name'"),
         ("name: s\npool: p\nsuites: []\n", "suites"),
@@ -161,6 +169,19 @@ def test_specs_in_the_documents_are_specs(file: str) -> None:
     parts = [parse_spec(f"{SMALL.replace('a, b', 'xstest')}{b}") for b in blocks if b[0] == "c"]
     assert whole
     assert bool(parts) == (file == "safety.md")
+
+
+def test_judging() -> None:
+    assert set(get_args(TextScore)) == set(TEXT_SCORES)
+    judging = parse_spec(SMALL).judging
+    assert (judging.epsilon, judging.by, judging.text_score, judging.tolerance) == (
+        0.01, None, "f1", 0,
+    )  # fmt: skip
+    spec = parse_spec(SMALL + "objectives: [a, 'churn:b']\njudging: {by: 'churn:b', epsilon: 0}\n")
+    assert (spec.judging.by, spec.judging.epsilon) == ("churn:b", 0)
+    # specs that were stored before there was such a section
+    stored = {k: v for k, v in spec.model_dump(mode="json").items() if k != "judging"}
+    assert StudySpec.model_validate(stored).judging == judging
 
 
 def test_yaml_cannot_make_objects() -> None:

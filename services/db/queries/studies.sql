@@ -103,7 +103,8 @@ WHERE p.trial_id = %(trial)s AND p.split = %(split)s
 -- name: answers
 -- What metrics of many trials are made of. `split` is always named by the caller.
 SELECT p.trial_id, p.suite_id, p.n, p.items_digest, p.correct, p.answer, p.margin, p.nll, p.tokens,
-       CASE WHEN %(options)s THEN p.options END AS options
+       CASE WHEN %(options)s THEN p.options END AS options,
+       CASE WHEN %(texts)s THEN p.texts END AS texts
 FROM prediction p
 WHERE p.trial_id = ANY(%(trials)s) AND p.suite_id = ANY(%(suites)s) AND p.split = %(split)s
 ORDER BY p.trial_id, p.suite_id
@@ -125,9 +126,12 @@ WHERE id = %(evaluation)s AND told_at IS NULL AND state = 'complete' RETURNING i
 -- name: set_rank
 UPDATE evaluation SET rank = %(rank)s WHERE id = %(evaluation)s AND rank IS DISTINCT FROM %(rank)s
 
--- name: insert_metric
+-- name: insert_metrics
+-- All of one trial on one split, in one statement.
 INSERT INTO metric (trial_id, split, suite, name, value, low, high, n)
-VALUES (%(trial)s, %(split)s, %(suite)s, %(name)s, %(value)s, %(low)s, %(high)s, %(n)s)
+SELECT %(trial)s, %(split)s, m.*
+FROM unnest(%(suites)s::text[], %(names)s::text[], %(values)s::float8[], %(lows)s::float8[],
+            %(highs)s::float8[], %(ns)s::int[]) AS m
 
 -- name: metrics
 -- `split` is always named by the caller: 'test' only through services.studies.sealed.

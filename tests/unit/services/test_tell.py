@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from optim import intervals
+from optim.compatibility import RATES
+from optim.intervals import wilson
 from optim.predictions import Form, Predictions
 from services.registry import Member, Pool
 from services.spec import parse_spec
 from services.studies.record import Study, StudySuite
-from services.studies.tell import ALL, measure, objective_values, violation
+from services.studies.tell import ALL, Value, measure, objective_values, violation
 
 #: gold is option 0 of every item
 OLD = [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]  # six right
@@ -75,8 +77,12 @@ def test_rates_per_suite_and_over_all_suites() -> None:
     assert found[ALL, "negative_flip_rate"].value == pytest.approx(2 / 20)
     assert found[ALL, "churn"].n == 20
     assert found[ALL, "macro"].value == pytest.approx((0.5 + 0.6) / 2)
+    assert set(RATES) < {name for suite, name in found if suite == "a"}
+    assert found["a", "backward_trust"] == Value(4 / 6, *wilson(4, 6), n=6)
+    assert found["b", "win_loss_ratio"] == Value(None, None, None, n=0), "no flips there"
     for value in found.values():
-        assert value.value is not None
+        if value.value is None:
+            continue
         assert value.low is not None
         assert value.high is not None
         assert value.low <= value.value <= value.high
@@ -92,6 +98,36 @@ def test_a_text_suite_has_a_score_and_no_flips() -> None:
     assert found[ALL, "macro"].value == pytest.approx(0.55)
     assert objective_values(one, found) == pytest.approx((2.0, 0.55))
     assert one.signs == (1.0, -1.0)
+
+
+def test_clusters_widen_the_intervals_and_move_no_value() -> None:
+    old = {"a": choice(OLD * 20), "b": choice(OLD * 20)}
+    new = {"a": choice(NEW * 20), "b": choice(NEW * 20)}
+    plain = measure(study(), old, new)
+    # twenty copies of ten items are worth ten items
+    found = measure(study(), old, new, {"a": np.tile(np.arange(10), 20), "b": None})
+    for key, value in found.items():
+        assert value.value == plain[key].value
+        assert value.n == plain[key].n
+        if key[0] == "b":
+            assert value == plain[key]
+        elif key[0] == "a" and value.low is not None and value.high is not None:
+            assert value.high - value.low > plain[key].high - plain[key].low, key  # type: ignore[operator]
+    for name in ("macro", "negative_flip_rate", "churn"):
+        both = found[ALL, name]
+        assert both.high - both.low > plain[ALL, name].high - plain[ALL, name].low  # type: ignore[operator]
+
+
+def test_a_single_cluster_says_nothing_and_breaks_nothing() -> None:
+    one = study(
+        "constraints: [{metric: score, suite: each, min: 0.1}, {metric: macro, min: 0.1}]\n",
+        with_text=True,
+    )
+    old = {"a": choice(OLD), "b": choice(OLD), "t": text([20, 30])}
+    alone = dict.fromkeys("ab", np.zeros(10, int)) | {"t": np.zeros(2, int)}
+    found = measure(one, old, old, alone)
+    assert (found["a", "score"].low, found["a", "score"].high) == (0, 1)
+    assert violation(one, found) > violation(one, measure(one, old, old))
 
 
 def test_directions_can_be_turned() -> None:

@@ -143,3 +143,35 @@ def load(connection: Connection, study: Study, split: OpenSplit) -> list[Trial]:
 def counts(database: Database, study_id: int) -> list[Row]:
     """How many probes a study has, by split and state, and whether they are held."""
     return database.rows("probes.counts", study=study_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How far a set of probes is."""
+
+    #: different recipes
+    total: int
+    #: those with results
+    told: int
+    #: those that ended without: (number of the trial, what it is, why)
+    failed: tuple[tuple[int, str, str], ...]
+
+    @property
+    def ended(self) -> int:
+        """Those that nobody need wait for."""
+        return self.told + len(self.failed)
+
+
+def standing(
+    database: Database, study: Study, probes: Sequence[Probe], split: OpenSplit
+) -> Standing:
+    """How far these probes are, whoever asked for them."""
+    digests = list({probe.recipe.digest for probe in probes})
+    with database.transaction() as connection:
+        found = look_up(connection, study, digests, split).values()
+    failed = [t for t in found if t.closed and not t.told]
+    return Standing(
+        total=len(digests),
+        told=sum(t.told for t in found),
+        failed=tuple((t.number, t.label, t.error or t.state) for t in failed),
+    )

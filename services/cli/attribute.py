@@ -9,7 +9,7 @@ import click
 
 from services.cli.context import open_database
 from services.cli.front import weights_text
-from services.cli.output import interval, json_option, print_json, print_table
+from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch_probes
 from services.errors import RemeltError
 from services.studies import attribution, coalitions, probes, read
@@ -96,9 +96,10 @@ def _print_attribution(study: Study, found: Attribution) -> None:
         if made.base is None
         else f"{made.base} takes the weight of absent ones"
     )
+    parents = "1 parent" if len(made.players) == 1 else f"{len(made.players)} parents"
     click.echo(
         f"trial {made.candidate} of study {study.id} on {made.split} ({found.n} items): "
-        f"{len(made.players)} parents, {orders}; {absent}; no parent: the {made.empty}"
+        f"{parents}, {orders}; {absent}; no parent: the {made.empty}"
     )
     _print_standing(found.standing)
     for axis in found.axes:
@@ -132,8 +133,9 @@ def _title(axis: AxisFigures) -> str:
 def _cell(figure: Figure) -> str:
     if figure.value is None:
         return "–"
-    text = interval(figure.value, figure.low, figure.high)
-    return text if figure.value < 0 else f"+{text}"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:+.3f}"
+    return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
 
 
 def _print_standing(standing: Standing) -> None:

@@ -28,6 +28,7 @@ from services.studies.evidence import gather
 from services.studies.export import export_study
 from services.studies.probes import Probe
 from services.studies.record import load_trials
+from services.studies.tell import tell
 from services.sweep import sweep, wake
 
 if TYPE_CHECKING:
@@ -217,6 +218,9 @@ def test_probes_are_retried_given_back_swept_and_fenced(
     assert driver.finish(driver.claim(third))
     # results of a finished study that nobody told it of
     assert driver.finish(driver.claim(fourth))
+    with driver.database.transaction() as connection:
+        # told apart from the study's own trials, so never ranked among them
+        assert tell(connection, driver.study(number), "validation") == 0
     driver.sql("UPDATE study SET changed_at = now() - interval '1 day' WHERE id = %s", number)
     assert wake(driver.database, 60) == 1
     driver.run(number)

@@ -18,7 +18,7 @@ from services.settings import Settings
 @pytest.fixture
 def app(broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     """The application on a database of the broker that no worker listens to."""
-    config = Settings(home=tmp_path, broker_url=f"{broker_url}?virtual_host=14")
+    config = Settings(home=tmp_path, broker_url=f"{broker_url}?virtual_host=15")
     monkeypatch.setattr(queue, "settings", lambda: config)
     queue.celery_app.cache_clear()
     made = queue.celery_app()
@@ -29,7 +29,7 @@ def app(broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def test_a_message_carries_an_id_as_json_and_nothing_else(app: Celery, broker_url: str) -> None:
     queue.send("evaluate", 41)
-    with redis.Redis(unix_socket_path=broker_url.split("://")[1], db=14) as client:
+    with redis.Redis(unix_socket_path=broker_url.split("://")[1], db=15) as client:
         (raw,) = client.lrange(queue.EVALUATE, 0, -1)
         client.flushdb()
     message = json.loads(raw)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psycopg
 import pytest
 
+from optim.predictions import Predictions
 from optim.recipe import Recipe
 from services import evaluations
 from services.errors import BadInput
+from services.evaluations import Claim
 from services.settings import Settings
 from services.studies import (
     attribution,
@@ -29,6 +33,7 @@ from services.studies.export import export_study
 from services.studies.probes import Probe
 from services.studies.record import load_trials
 from services.studies.tell import tell
+from services.suites import Suite
 from services.sweep import sweep, wake
 
 if TYPE_CHECKING:
@@ -60,6 +65,22 @@ def some(driver: Driver, number: int, count: int = 3) -> list[Probe]:
         recipe = Recipe(parents=study.pool.digests, weights=row, dtype=study.pool.dtype)
         found.append(Probe(recipe=recipe, weights=row, label=f"mixture {i}"))
     return found
+
+
+def better_than_all(driver: Driver) -> None:
+    """Let probes answer what no candidate does, so that none goes unnoticed."""
+    usual = driver.answers
+
+    def perfect(held: Claim, suite: Suite) -> Predictions:
+        found = usual(held, suite)
+        if held.role != "probe":
+            return found
+        if found.nll is not None:
+            return replace(found, nll=found.nll / 10)
+        assert found.correct is not None
+        return replace(found, correct=np.ones_like(found.correct))
+
+    driver.answers = perfect
 
 
 def everything(driver: Driver, number: int) -> dict[str, Any]:
@@ -96,6 +117,7 @@ def test_a_study_is_the_same_with_probes(
     """Fronts, ranks, evidence, curves, budgets, counts and health."""
     number = finished(driver)
     before = everything(driver, number)
+    better_than_all(driver)
     asked = some(driver, number)
     for split in probes.SPLITS:
         probes.submit(driver.database, number, asked, split)
@@ -114,6 +136,7 @@ def test_a_study_is_the_same_with_probes(
             assert [t.label for t in found] == [p.label for p in asked]
             assert all(t.told and len(t.objectives or ()) == 3 for t in found)
             assert all(t.rank is None for t in found)
+            assert all((t.objectives or ())[:2] == (1.0, 0.0) for t in found)
     assert {(c["split"], c["state"]): c["n"] for c in probes.counts(driver.database, number)} == {
         ("search", "complete"): 3,
         ("validation", "complete"): 3,

@@ -22,6 +22,8 @@ EXACT_PLAYERS = 5
 CIRCLES = 2
 #: more players than bits that numpy and people can count with
 MOST_PLAYERS = 62
+#: merges that one sample may ask for
+MOST_MERGES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,13 +82,17 @@ def sampled(players: int, *, permutations: int | None = None, seed: int = 0) -> 
     mean does.
 
     `permutations` is rounded up to whole circles; None: `CIRCLES`. Raises ValueError for fewer than
-    one, and for fewer than two or more than 62 players.
+    one, for so many that they may need over `MOST_MERGES` merges, and for fewer than two or more
+    than 62 players.
     """
     if not 2 <= players <= MOST_PLAYERS:
         raise ValueError(f"players: {players} is not between 2 and {MOST_PLAYERS}")
     if permutations is not None and permutations < 1:
         raise ValueError(f"permutations: {permutations}, needs at least 1")
     asked = CIRCLES if permutations is None else -(-permutations // (2 * players))
+    if asked * players * (players - 1) > MOST_MERGES:
+        most = MOST_MERGES // (players * (players - 1)) * 2 * players
+        raise ValueError(f"permutations: {permutations} of {players} players, use at most {most}")
     rng = np.random.default_rng(seed)
     circles = [rng.permutation(players).tolist() for _ in range(asked)]
     whole = (1 << players) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -89,6 +90,9 @@ def test_merges_that_fail_are_named_and_tried_once_more(driver: Driver, remelt: 
     assert "–" in shown
     control_error = pytest.raises(RemeltError, match=r"1 of 15 merges have no results: cancelled")
     remelt(*ask)
+    control.pause(driver.database, number)
+    said = r"probes \(paused\): \d+ complete on search, 1 failed on search, 1 queued on search\n"
+    assert re.search(said, remelt("study", "show", number))
     control.cancel(driver.database, number)
     with control_error:
         # nothing is asked for here: the plan alone does not try again

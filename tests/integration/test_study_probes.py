@@ -335,15 +335,17 @@ def test_attribution_shares_out_what_the_merge_gained(
     assert [p.name for p in plan.players] == study.pool.names
     assert len(plan.merges) == 16
     nothing = attribution.result(driver.database, study, plan)
-    # the empty one, four single checkpoints and the whole are baselines; the reference is one
-    assert (nothing.standing.total, nothing.standing.told) == (15, 5)
+    # four single checkpoints and the whole are baselines; greedy soups may be among the others
+    known = nothing.standing.told
+    assert nothing.standing.total == 15
+    assert known >= 5
     assert nothing.axes[0].all is not None
     assert nothing.axes[0].shapley[0].value is None
     attribution.submit(driver.database, study, plan)
-    assert len(driver.queued(number)) == 10
+    assert len(driver.queued(number)) == 15 - known
     driver.finish(driver.claim(driver.queued(number)[0]))
     advance(driver.database, number)
-    assert attribution.result(driver.database, study, plan).standing.told == 6
+    assert attribution.result(driver.database, study, plan).standing.told == known + 1
     driver.run(number)
     found = attribution.result(driver.database, study, plan)
     assert found.standing.told == 15

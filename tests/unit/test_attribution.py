@@ -173,6 +173,9 @@ def test_figures_refuse_what_does_not_fit() -> None:
             wrong()
     with pytest.raises(ValueError, match="permutations"):
         sampled(4, permutations=0)
+    with pytest.raises(ValueError, match="use at most 1800"):
+        sampled(12, permutations=1801)
+    assert sampled(12, permutations=1800).permutations == 1800
 
 
 SHARES = st.lists(st.integers(0, 1000), min_size=3, max_size=3).filter(sum)

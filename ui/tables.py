@@ -19,6 +19,7 @@ ROLES = {
     "greedy": "greedy soup",
     "warm": "found by gradients",
     "search": "found",
+    "probe": "evaluated after the choice",
 }
 
 

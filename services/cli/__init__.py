@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from services.cli import artefact, merge, pool, stack, study, suite
+from services.cli import artefact, attribute, merge, pool, stack, study, suite
 from services.errors import RemeltError
 
 HELP = """Remelt recycles a pool of checkpoints into Pareto-optimal merges.
@@ -60,6 +60,10 @@ for command in (
     stack.doctor,
 ):
     cli.add_command(command)
+
+
+for command in (attribute.attribute, attribute.explore):
+    study.study.add_command(command)
 
 
 def main() -> None:

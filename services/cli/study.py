@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from services.cli import front, judging
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
+from services.db import Row
 from services.errors import NoFeasibleCandidate, RemeltError
 from services.spec import METHODS, StudySpec, load_spec
-from services.studies import control, read, sealed
+from services.studies import control, probes, read, sealed
 from services.studies.export import export_samples, export_study
 from services.studies.submit import submit as submit_study
 from services.suites import SPLITS, Split
@@ -89,11 +91,20 @@ def show(number: int, wait: bool, as_json: bool) -> None:
     if wait:
         watch(database, number, quiet=as_json)
     if as_json:
-        print_json({**_summary(number), **front.front_data(database, number)})
+        asked = probes.counts(database, number)
+        print_json({**_summary(number), **front.front_data(database, number), "probes": asked})
     else:
         front.print_front(database, number)
+        _print_probes(probes.counts(database, number))
     if wait:
         raise_for_end(number)
+
+
+def _print_probes(counts: Sequence[Row]) -> None:
+    """What was asked for after the choice, in one line."""
+    if counts:
+        states = ", ".join(f"{c['n']} {c['state']} on {c['split']}" for c in counts)
+        click.echo(f"probes{' (paused)' if counts[0]['held'] else ''}: {states}")
 
 
 def _summary(number: int) -> dict[str, Any]:

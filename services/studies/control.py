@@ -5,17 +5,19 @@ from __future__ import annotations
 from services import outbox
 from services.db import Connection, Database, row, rows
 from services.errors import BadInput
+from services.studies import probes
 from services.studies.record import load_study, lock_study
 
 
 def pause(database: Database, study_id: int) -> None:
-    """Hand out nothing new; what runs is finished. Raises BadInput unless the study runs."""
+    """Hand out nothing new; what runs is finished. Raises BadInput unless the study runs, or has
+    finished and has open probes: then these wait."""
     with database.transaction() as connection:
         _change(connection, study_id, "pause", "paused")
 
 
 def resume(database: Database, study_id: int) -> None:
-    """Go on where it was paused. Raises BadInput unless the study is paused."""
+    """Go on where it was paused. Raises BadInput unless the study, or its probes, are paused."""
     with database.transaction() as connection:
         _change(connection, study_id, "resume", "resumed")
         queued = rows(connection, "studies.queued_evaluations", study=study_id)
@@ -27,7 +29,8 @@ def resume(database: Database, study_id: int) -> None:
 
 
 def cancel(database: Database, study_id: int) -> None:
-    """End it now; running evaluations stop at their next heartbeat. Raises BadInput when ended."""
+    """End it now; running evaluations stop at their next heartbeat. Of a finished study, end its
+    open probes. Raises BadInput when there is nothing to end."""
     with database.transaction() as connection:
         _change(connection, study_id, "cancel", "cancelled")
         rows(connection, "studies.cancel_evaluations", study=study_id)
@@ -38,6 +41,9 @@ def _change(connection: Connection, study_id: int, query: str, done: str) -> Non
     lock_study(connection, study_id)
     study = load_study(connection, study_id)
     if row(connection, f"studies.{query}", study=study_id) is None:
+        if probes.steer(connection, study, query):
+            rows(connection, "studies.event", study=study_id, text=f"probes {done}")
+            return
         raise BadInput(
             f"study {study_id} is {study.state}, so it cannot be {done}",
             where=f"study {study_id}",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from optim.predictions import Form, Predictions
 from services import registry
-from services.db import Connection, query, row, rows
+from services.db import Connection, Row, query, row, rows
 from services.errors import NotFound
 from services.predictions import Seen, unpack, unpack_seen
 from services.spec import METRICS, StudySpec, spec_from_dict
@@ -134,27 +134,30 @@ def load_study(connection: Connection, study_id: int) -> Study:
 
 
 def load_trials(connection: Connection, study_id: int, split: Split) -> list[Trial]:
-    """The trials that have an evaluation on that split, by number."""
-    return [
-        Trial(
-            id=t["id"],
-            number=t["number"],
-            role=t["role"],
-            slot=t["slot"],
-            label=t["label"],
-            weights=tuple(t["weights"]),
-            recipe_digest=t["recipe_digest"],
-            evaluation_id=t["evaluation_id"],
-            state=t["state"],
-            told=t["told_at"] is not None,
-            objectives=None if t["objectives"] is None else tuple(t["objectives"]),
-            violation=t["violation"],
-            rank=t["rank"],
-            error=t["error"],
-            race=t["race"],
-        )
-        for t in rows(connection, "studies.trials", study=study_id, split=split)
-    ]
+    """The trials that have an evaluation on that split, by number; probes are not among them."""
+    found = rows(connection, "studies.trials", study=study_id, split=split)
+    return [trial_from_row(one) for one in found]
+
+
+def trial_from_row(t: Row) -> Trial:
+    """A row of `studies.trials`, or of `probes.trials` and `probes.known`."""
+    return Trial(
+        id=t["id"],
+        number=t["number"],
+        role=t["role"],
+        slot=t["slot"],
+        label=t["label"],
+        weights=tuple(t["weights"]),
+        recipe_digest=t["recipe_digest"],
+        evaluation_id=t["evaluation_id"],
+        state=t["state"],
+        told=t["told_at"] is not None,
+        objectives=None if t["objectives"] is None else tuple(t["objectives"]),
+        violation=t["violation"],
+        rank=t["rank"],
+        error=t["error"],
+        race=t["race"],
+    )
 
 
 def load_predictions(

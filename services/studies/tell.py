@@ -60,7 +60,16 @@ def tell(connection: Connection, study: Study, split: Split) -> int:
 
     Waits (tells nothing) while the reference has no results on the split.
     """
-    untold = rows(connection, "studies.untold", study=study.id, split=split)
+    count = tell_of(connection, study, split, "studies.untold")
+    if count:
+        _rank(connection, study, split)
+        rows(connection, "studies.touch", study=study.id)
+    return count
+
+
+def tell_of(connection: Connection, study: Study, split: Split, query: str) -> int:
+    """Tell, unranked, every evaluation that a query finds untold; how many."""
+    untold = rows(connection, query, study=study.id, split=split)
     if not untold:
         return 0
     trials = load_trials(connection, study.id, split)
@@ -84,8 +93,6 @@ def tell(connection: Connection, study: Study, split: Split) -> int:
             objectives=list(objective_values(study, measured)),
             violation=violation(study, measured),
         )
-    _rank(connection, study, split)
-    rows(connection, "studies.touch", study=study.id)
     return len(untold)
 
 

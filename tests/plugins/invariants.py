@@ -62,6 +62,7 @@ def check(database: Database, study_id: int, config: Settings) -> None:
         _suggestions(connection, study)
         _descents(connection, study, load_trials(connection, study_id, "search"))
         _sealed(connection, study)
+        _probes(connection, study)
     _sums(database, study)
 
 
@@ -138,7 +139,8 @@ def _attempts_and_leases(connection: Connection, study: Study, config: Settings)
     """I4: nothing runs past its lease and a sweep. I5: no more tries than the cap."""
     found = _all(
         connection,
-        "SELECT e.*, extract(epoch FROM clock_timestamp() - e.lease_until)::float8 AS late "
+        "SELECT e.*, t.role, "
+        "extract(epoch FROM clock_timestamp() - e.lease_until)::float8 AS late "
         "FROM evaluation e JOIN trial t ON t.id = e.trial_id WHERE t.study_id = %(study)s",
         study,
     )
@@ -148,7 +150,7 @@ def _attempts_and_leases(connection: Connection, study: Study, config: Settings)
         assert e["attempt"] - e["forgiven"] <= config.max_attempts, e
         if e["state"] == "running":
             assert e["late"] < config.sweep_seconds + SLACK_SECONDS, e
-        if ended:
+        if ended and (e["role"] != "probe" or study.state != "finished"):
             assert e["state"] not in ("queued", "running"), e
         if e["state"] == "abandoned":
             assert e["attempt"] - e["forgiven"] == config.max_attempts, e
@@ -257,6 +259,54 @@ def _sealed(connection: Connection, study: Study) -> None:
         assert not readings
     if found[0]["n"]:
         assert readings
+
+
+def _probes(connection: Connection, study: Study) -> None:
+    """Probes come after the choice and the study's own trials, on open splits, are told but never
+    ranked or raced, and no recipe is evaluated twice for their sake."""
+    found = _all(
+        connection,
+        "SELECT t.id, t.number, t.role, t.recipe, t.recipe_digest, e.split, e.state, "
+        "e.told_at IS NOT NULL AS told, e.rank, e.race FROM trial t "
+        "JOIN evaluation e ON e.trial_id = t.id WHERE t.study_id = %(study)s ORDER BY e.id",
+        study,
+    )
+    probes = [f for f in found if f["role"] == "probe"]
+    if not probes:
+        return
+    assert study.phase in ("publish", "done")
+    own = {f["number"] for f in found if f["role"] != "probe"}
+    assert min(p["number"] for p in probes) > max(own)
+    for p in probes:
+        assert p["split"] in ("search", "validation")
+        assert p["rank"] is None
+        assert p["race"] is None
+        assert Recipe.from_dict(p["recipe"]).digest == p["recipe_digest"]
+        alive = [
+            f
+            for f in found
+            if (f["recipe_digest"], f["split"]) == (p["recipe_digest"], p["split"])
+            and (f["told"] or f["state"] in ("queued", "running", "complete"))
+        ]
+        assert len(alive) <= 1, alive
+    for split in ("search", "validation"):
+        reference = next(
+            t for t in load_trials(connection, study.id, split) if t.role == "reference"
+        )
+        for p in (p for p in probes if p["told"] and p["split"] == split):
+            old = load_predictions(connection, study, reference.id, split)
+            new = load_predictions(connection, study, p["id"], split)
+            stored = _all(
+                connection,
+                "SELECT m.suite, m.name, m.value, m.low, m.high, m.n FROM metric m "
+                f"WHERE m.trial_id = {int(p['id'])} AND m.split = '{split}'",
+                study,
+            )
+            table = {
+                (m["suite"], m["name"]): (m["value"], m["low"], m["high"], m["n"]) for m in stored
+            }
+            again = {k: (v.value, v.low, v.high, v.n) for k, v in measure(study, old, new).items()}
+            assert again == table
 
 
 def _sums(database: Database, study: Study) -> None:

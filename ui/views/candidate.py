@@ -70,6 +70,8 @@ def _head(shown: Snapshot, detail: Row) -> None:
         st.badge(role, color="gray")
         if detail["number"] == shown.summary["chosen"]:
             st.badge("chosen", icon=":material/check:", color="green")
+    if detail["role"] == "probe":
+        st.caption("It takes no part in the study: `remelt study attribute` and `explore` read it.")
 
 
 def _metrics(

@@ -93,9 +93,9 @@ def print_front(database: Database, number: int) -> None:
     split = found[0].split
     for finding in health.findings(database, study):
         click.echo(f"! {finding.what}. {finding.mend}." if finding.mend else f"{finding.what}.")
-    print_candidates(database, number, found, title=f"front and baselines on the {split} split")
     if (flattered := certainty.optimism(database, study, cast(OpenSplit, split))) is not None:
         click.echo(flattered.line)
+    print_candidates(database, number, found, title=f"front and baselines on the {split} split")
 
 
 def _saved(racing: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ def detectable_difference(
     1987). None where even the largest possible difference, ψ, would not be shown.
     Raises ValueError for what is no share.
 
-    Example: n = 500, ψ = 0.2: (1.960 · √.2 + 0.842 · √(.2 − .0556²))² / 500 = .0556², so δ = .0556.
+    Example: n = 500, ψ = 0.2: (1.960 · √.2 + 0.842 · √(.2 − .0559²))² / 500 = .0559², so δ = .0559.
     """
     if n < 0 or not 0 <= discordant <= 1:
         raise ValueError(f"n, discordant: {n} and {discordant} are no count and no share")

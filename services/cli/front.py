@@ -84,7 +84,7 @@ def print_front(database: Database, number: int) -> None:
         return
     split = found[0].split
     for finding in health.findings(database, study):
-        click.echo(f"! {finding.what}. {finding.mend}." if finding.mend else f"{finding.what}.")
+        click.echo(finding.line)
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
 
 

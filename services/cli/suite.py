@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from services import registry
+from services import registry, suite_health
+from services.cli import suite_report
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
 from services.errors import BadInput
 from services.lm_eval.load import TaskOptions
 from services.lm_eval.tasks import read_task
+from services.studies import read, suite_answers
 from services.suites import SPLITS
 
 
@@ -71,9 +73,11 @@ def add(
         stored = read_task(name, task, TaskOptions(filter=how.pop("filter_"), **how))
         new = registry.store_suite(open_database(), stored)
     sizes = {split: len(stored.split(split)) for split in SPLITS}
+    found = suite_health.of_items(stored).findings
     if as_json:
         data = {"name": name, "form": stored.form, "digest": stored.digest, "new": new}
-        print_json({**data, "items": len(stored.items), **sizes})
+        health = [finding.to_dict() for finding in found]
+        print_json({**data, "items": len(stored.items), **sizes, "health": health})
         return
     state = "" if new else " (was registered already)"
     judge = "" if stored.task is None else ", judged by lm-eval"
@@ -82,6 +86,8 @@ def add(
         + ", ".join(f"{split} {n}" for split, n in sizes.items())
         + state
     )
+    for finding in found:
+        click.echo(finding.line)
 
 
 @suite.command("list")
@@ -107,3 +113,25 @@ def list_(as_json: bool) -> None:
             for s in found
         ],
     )
+
+
+@suite.command()
+@click.argument("name")
+@click.option("--study", type=int, help="Also what this study's stored answers say of it.")
+@json_option
+def health(name: str, study: int | None, as_json: bool) -> None:
+    """What is wrong with suite NAME: twins across splits, guessable answers, too few items."""
+    database = open_database()
+    if study is None:
+        with database.transaction() as connection:
+            stored = registry.suite_from_row(registry.suite_row(connection, name))
+        answers = []
+    else:
+        asked = read.get_study(database, study)
+        stored = read.suite_of(database, asked, name)
+        answers = suite_answers.of_study(database, asked, stored)
+    found = suite_health.of_items(stored)
+    if as_json:
+        print_json({**found.to_dict(), "answers": [one.to_dict() for one in answers]})
+    else:
+        suite_report.print_health(found, answers)

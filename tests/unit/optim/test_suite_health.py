@@ -1,4 +1,4 @@
-"""What the items of a suite say of themselves: by hand, against straight loops, and by invariants."""
+"""What the items of a suite say of themselves: by hand, against loops, and by invariants."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def print_front(database: Database, number: int) -> None:
     if study.failure:
         click.echo(f"failure: {study.failure}")
     if study.spec.search.racing is not None:
-        click.echo(_saved(read.racing_saved(database, number)))
+        click.echo(saved(read.racing_saved(database, number)))
     if summary["descents"]:
         _print_descents(study, summary["descents"])
     found = latest(database, study)
@@ -88,7 +88,7 @@ def print_front(database: Database, number: int) -> None:
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
 
 
-def _saved(racing: dict[str, Any]) -> str:
+def saved(racing: dict[str, Any]) -> str:
     """What racing saved, in one line."""
     used, whole = racing["used"], racing["items"] * racing["candidates"]
     share = "" if racing["saved"] is None else f", {100 * racing['saved']:.0f} % saved"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +137,13 @@ def health(name: str, study: int | None, as_json: bool) -> None:
         print_json({**found.to_dict(), "answers": [one.to_dict() for one in answers]})
     else:
         suite_report.print_health(found, answers)
+
+
+@suite.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def leakage(arguments: tuple[str, ...]) -> None:
+    """Measure signs that a checkpoint has seen a suite (NAME --against FILE --checkpoint P/M)."""
+    os.execv(sys.executable, [sys.executable, "-m", "workers.leakage", *arguments])

@@ -11,7 +11,7 @@ import numpy as np
 
 from optim.search import METHODS
 from optim.suite_answers import detectable_difference, discordance
-from services import noise, suite_health
+from services import leakage, noise, suite_health
 from services.db import Database
 from services.findings import Finding
 from services.studies import certainty, read
@@ -50,6 +50,7 @@ def findings(database: Database, study: Study) -> list[Finding]:
         *_edge(study, found),
         *_suites(study, searched),
         *_twins(database, study),
+        *leakage.findings(database, study),
         *_too_small(database, study, split, asked_epsilon(study)),
         *_searcher(database, study),
     ]

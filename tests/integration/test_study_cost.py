@@ -118,10 +118,11 @@ def test_what_did_not_go_well(driver: Driver, monkeypatch: pytest.MonkeyPatch) -
         driver.fail(driver.claim(driver.queued(number)[1]), retryable=True)
     driver.run(number)
     one = driver.sql(
-        "UPDATE evaluation SET state = 'stopped', told_at = NULL, cost = %s, "
-        'race = \'{"by": {}, "seen": {}}\' WHERE id = (SELECT max(e.id) FROM evaluation e JOIN trial t ON t.id = e.trial_id'
-        " WHERE e.split = 'search' AND t.role = 'search') RETURNING id",
+        "UPDATE evaluation SET state = 'stopped', told_at = NULL, cost = %s, race = %s "
+        "WHERE id = (SELECT max(e.id) FROM evaluation e JOIN trial t ON t.id = e.trial_id "
+        "WHERE e.split = 'search' AND t.role = 'search') RETURNING id",
         Jsonb({"items": 5, "tokens": 70, "seconds": 0.2}),
+        Jsonb({"by": {}, "seen": {}}),
     )
     assert one
     found = of(driver, number)

@@ -144,12 +144,15 @@ def _twin(suite: Suite, splits: list[Any], i: int, j: int, whole: bool) -> Twin:
         items=(one.id, other.id),
         splits=(splits[i], splits[j]),
         whole=whole,
-        conflict=whole and _gold(one) != _gold(other),
+        conflict=whole and gold_of(one) != gold_of(other),
     )
 
 
-def _gold(item: Item) -> str:
-    return item.choices[item.gold] if item.choices else item.target
+def gold_of(item: Item) -> str:
+    """The right answer of an item as text; empty for a form that states it in another way."""
+    if item.choices:
+        return item.choices[item.gold]
+    return item.target or str(getattr(item, "expect", ""))
 
 
 def _twins(health: SuiteHealth) -> Iterator[Finding]:

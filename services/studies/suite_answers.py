@@ -26,6 +26,7 @@ from optim.suite_answers import (
 from services.db import Connection, Database
 from services.studies.read import OpenSplit
 from services.studies.record import Study, Trial, load_predictions, load_trials, predictions_of
+from services.suite_health import gold_of
 from services.suites import SPLITS, Item, Suite
 
 #: items of a review list
@@ -165,7 +166,7 @@ def _review(
     return Review(
         item=item.id,
         prompt=item.context or item.prompt,
-        gold=item.choices[item.gold] if item.choices else item.target,
+        gold=gold_of(item),
         answer=answer,
         agree=one.agree,
         of=strong_ones,

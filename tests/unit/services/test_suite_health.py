@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optim.suite_answers import detectable_difference
 from services import suite_health
 from services.suites import Suite, parse_suite
 
@@ -113,6 +114,20 @@ def test_few_items() -> None:
     found = suite_health.of_items(suite(prompts))
     assert [f.kind for f in found.findings] == ["too-small"]
     assert (found.chance, found.guessers, found.spread) == (None, (), None)
+
+
+def test_the_documented_table_is_right() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "suites.md").read_text()
+    head, *rest = [line for line in text.splitlines() if line.startswith("|") and "ψ" in line]
+    assert not rest
+    shares = [float(cell.split("=")[1]) for cell in head.split("|")[2:-1]]
+    rows = text.split(head)[1].split("\n\n")[0].strip().splitlines()[1:]
+    assert len(rows) == 5
+    for row in rows:
+        n, *cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        for share, cell in zip(shares, cells, strict=True):
+            found = detectable_difference(int(n.replace(",", "")), share)
+            assert cell == ("none" if found is None else f"{found:.3f}".removeprefix("0"))
 
 
 def test_the_report_is_json_and_computed_once() -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 
-from services.cli import cost_report, front
+from services.cli import front
 from services.cli.context import open_database
+from services.cli.cost_report import print_cost
 from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
 from services.errors import NoFeasibleCandidate, RemeltError
 from services.spec import METHODS, StudySpec, load_spec
 from services.studies import control, read, sealed
-from services.studies import cost as study_cost
+from services.studies.cost import of_study as cost_of
 from services.studies.export import export_samples, export_study
 from services.studies.submit import submit as submit_study
 from services.suites import SPLITS, Split
@@ -134,6 +135,19 @@ _control("cancel", control.cancel, "End study NUMBER now, keeping what it found.
 
 @study.command()
 @click.argument("number", type=int)
+@json_option
+def cost(number: int, as_json: bool) -> None:
+    """What study NUMBER has cost: items, tokens, operations, seconds, memory, energy."""
+    database = open_database()
+    found = cost_of(database, read.get_study(database, number))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_cost(found)
+
+
+@study.command()
+@click.argument("number", type=int)
 @click.option(
     "--format",
     "kind",
@@ -196,19 +210,6 @@ def report(number: int, as_json: bool) -> None:
     if elsewhere:
         numbers = ", ".join(map(str, elsewhere))
         click.echo(f"the test split of these suites was also open to studies {numbers}")
-
-
-@study.command()
-@click.argument("number", type=int)
-@json_option
-def cost(number: int, as_json: bool) -> None:
-    """What study NUMBER has cost: items, tokens, operations, seconds, memory, energy."""
-    database = open_database()
-    found = study_cost.of_study(database, read.get_study(database, number))
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        cost_report.print_cost(found)
 
 
 @study.command()

@@ -38,6 +38,8 @@ class Twin:
     whole: bool
     #: the same text with another gold answer
     conflict: bool
+    #: both are of one cluster: intervals know that they are not independent
+    clustered: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,7 @@ def _twin(suite: Suite, splits: list[Any], i: int, j: int, whole: bool) -> Twin:
         splits=(splits[i], splits[j]),
         whole=whole,
         conflict=whole and gold_of(one) != gold_of(other),
+        clustered=one.cluster is not None and one.cluster == other.cluster,
     )
 
 
@@ -164,9 +167,9 @@ def _twins(health: SuiteHealth) -> Iterator[Finding]:
                 what=f"{round(share * health.items[split])} of {health.items[split]} {split} items "
                 f"of {health.suite} have a twin in {seen}, the same text or {items_say.GRAM} words "
                 f"of it ({_named(here)})",
-                mend="Remove one of each pair: what was searched on is judged by again",
+                mend="Remove one of each pair: what was seen before is judged by again",
             )
-    within = [t for t in health.twins if t.splits[0] == t.splits[1]]
+    within = [t for t in health.twins if t.splits[0] == t.splits[1] and not t.clustered]
     if within:
         yield Finding(
             kind="repeated",

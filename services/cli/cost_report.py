@@ -8,6 +8,8 @@ from services.cli.front import saved
 from services.cli.output import print_table
 from services.studies.cost import Part, StudyCost
 
+#: in the order in which they come; forward passes lie inside score
+_PHASES = "form compile score forward digest descend"
 _UNITS = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -20,7 +22,8 @@ def print_cost(found: StudyCost) -> None:
         columns, [*rows, _row("all", found.total)], title=f"cost of study {found.study}"
     )  # fmt: skip
     if phases := found.total.phases:
-        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items())
+        named = sorted(phases, key=lambda name: (name not in _PHASES, _PHASES.find(name)))
+        parts = ", ".join(f"{name} {phases[name]:.1f}" for name in named)
         click.echo(f"seconds in engines: {parts}")
     if found.total.peak_memory_bytes is not None:
         click.echo(f"most memory of an engine: {found.total.peak_memory_bytes / 2**20:,.0f} MiB")

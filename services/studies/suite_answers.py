@@ -70,7 +70,7 @@ class SuiteAnswers:
     strong: tuple[str, ...]
     #: worst first, at most `REVIEWED`; the candidates are mixtures of checkpoints, so those judge
     review: tuple[Review, ...]
-    #: by label of the trial: the reference and the chosen (else best) candidate; choice items only
+    #: of the reference, and of the chosen, else the best, candidate (`trial N`); choice items only
     leanings: dict[str, Leaning]
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,7 +183,9 @@ def _leanings(
     others = sorted((t for t in told if not _parent(t)), key=lambda t: (t.rank or 0, t.number))
     chosen = [t for t in others if t.id == study.chosen_trial_id] or others
     shown = [t for t in told if t.role == "reference"] + chosen[:1]
-    return {
-        t.label: leaning(np.asarray(answers[t.id].answer).astype(int).tolist(), gold)
-        for t in shown
-    }  # fmt: skip
+    found = {}
+    for trial in shown:
+        name = trial.label if trial.role == "reference" else f"trial {trial.number}"
+        said = np.asarray(answers[trial.id].answer).astype(int).tolist()
+        found[name] = leaning(said, gold)
+    return found

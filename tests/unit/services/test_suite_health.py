@@ -72,6 +72,10 @@ def test_the_same_question_with_two_golds() -> None:
     first, second = by_split(whole, "search")[:2]
     items[second] = {**items[first], "gold": (items[first]["gold"] + 1) % 3}
     assert kinds(suite(items)) == ["repeated", "conflict"]
+    items[second]["gold"] = items[first]["gold"]
+    assert kinds(suite(items)) == ["repeated"]
+    items[first], items[second] = ({**items[i], "cluster": "one"} for i in (first, second))
+    assert kinds(suite(items)) == []
 
 
 def test_labels_that_all_items_share_are_no_twins() -> None:

@@ -109,6 +109,8 @@ def _paired(own: _Ratio, other: _Ratio) -> tuple[float, float] | None:
     rng = np.random.default_rng(0)
     drawn = np.stack([parts[rng.integers(0, count, count)].sum(axis=0) for _ in range(RESAMPLES)])
     drawn = drawn[(drawn[:, 1] > 0) & (drawn[:, 3] > 0)]
+    if not len(drawn):
+        return None
     differences = drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3]
     tails = (1 - CONFIDENCE) / 2
     low, high = np.quantile(differences, [tails, 1 - tails])

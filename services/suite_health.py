@@ -13,6 +13,7 @@ from typing import Any
 
 from optim import suite_health as items_say
 from optim.suite_answers import detectable_difference
+from optim.twins import GRAM, twins
 from services.findings import Finding
 from services.suites import SPLITS, Item, Suite
 
@@ -104,7 +105,7 @@ def _computed(suite: Suite) -> SuiteHealth:
     splits = [suite.split_of(item) for item in suite.items]
     # one set of labels for all items is no part of what an item says
     options = {item.choices for item in suite.items}
-    found = items_say.twins([_text(item, with_options=len(options) > 1) for item in suite.items])
+    found = twins([_text(item, with_options=len(options) > 1) for item in suite.items])
     choice = bool(suite.items[0].choices)
     shown = [item.choices for item in suite.items] if choice else []
     gold = [item.gold for item in suite.items] if choice else []
@@ -165,7 +166,7 @@ def _twins(health: SuiteHealth) -> Iterator[Finding]:
             yield Finding(
                 kind="twins",
                 what=f"{round(share * health.items[split])} of {health.items[split]} {split} items "
-                f"of {health.suite} have a twin in {seen}, the same text or {items_say.GRAM} words "
+                f"of {health.suite} have a twin in {seen}, the same text or {GRAM} words "
                 f"of it ({_named(here)})",
                 mend="Remove one of each pair: what was seen before is judged by again",
             )

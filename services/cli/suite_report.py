@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from optim.suite_answers import Leaning
-from optim.suite_health import GRAM
+from optim.twins import GRAM
 from services.cli.output import interval, print_table
 from services.studies.suite_answers import SuiteAnswers
 from services.suite_health import DISCORDANT, SuiteHealth

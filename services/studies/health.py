@@ -239,9 +239,8 @@ def _too_small(
         # models that differ by so much are told apart by as many items at least
         least = detectable_difference(suite.validation_items, max(share, epsilon))
         if least is None or least > epsilon:
-            unseen.append(
-                f"{suite.name} ({'none does' if least is None else f'from {least:.3f} on'})"
-            )
+            shown = "none does" if least is None else f"from {least:.3f} on"
+            unseen.append(f"{suite.name} ({shown})")
     if unseen:
         yield Finding(
             kind="too-small",

@@ -71,6 +71,8 @@ class Question:
 
 
 def _question(database: Database, config: Settings, options: argparse.Namespace) -> Question:
+    if options.limit < 2:
+        raise BadInput(f"{options.limit} items", where="--limit", mend="Use 2 or more")
     options.pool, _, name = options.checkpoint.partition("/")
     with database.transaction() as connection:
         pool = registry.pool(connection, options.pool)

@@ -170,6 +170,7 @@ def test_what_is_refused(
     cases = [
         (["seen", "--against", good, "--checkpoint", "schooled/nobody"], "has no checkpoint"),
         (["seen", "--against", good, "--checkpoint", "none/now"], "no pool"),
+        (["seen", "--against", good, "--checkpoint", "schooled", "--limit", "0"], "Use 2 or more"),
         (["none", "--against", good, "--checkpoint", "schooled"], "no suite"),
         (["seen", "--against", "/none", "--checkpoint", "schooled"], "cannot be read"),
         (

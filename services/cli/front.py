@@ -83,7 +83,7 @@ def print_front(database: Database, number: int) -> None:
     if study.failure:
         click.echo(f"failure: {study.failure}")
     if study.spec.search.racing is not None:
-        click.echo(_saved(read.racing_saved(database, number)))
+        click.echo(saved(read.racing_saved(database, number)))
     if summary["descents"]:
         _print_descents(study, summary["descents"])
     found = latest(database, study)
@@ -92,13 +92,13 @@ def print_front(database: Database, number: int) -> None:
         return
     split = found[0].split
     for finding in health.findings(database, study):
-        click.echo(f"! {finding.what}. {finding.mend}." if finding.mend else f"{finding.what}.")
+        click.echo(finding.line)
     if (flattered := certainty.optimism(database, study, cast(OpenSplit, split))) is not None:
         click.echo(flattered.line)
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
 
 
-def _saved(racing: dict[str, Any]) -> str:
+def saved(racing: dict[str, Any]) -> str:
     """What racing saved, in one line."""
     used, whole = racing["used"], racing["items"] * racing["candidates"]
     share = "" if racing["saved"] is None else f", {100 * racing['saved']:.0f} % saved"

@@ -12,12 +12,14 @@ import click
 
 from services.cli import front, judging
 from services.cli.context import open_database
+from services.cli.cost_report import print_cost
 from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
 from services.db import Row
 from services.errors import NoFeasibleCandidate, RemeltError
 from services.spec import METHODS, StudySpec, load_spec
 from services.studies import control, probes, read, sealed
+from services.studies.cost import of_study as cost_of
 from services.studies.export import export_samples, export_study
 from services.studies.submit import submit as submit_study
 from services.suites import SPLITS, Split
@@ -140,6 +142,19 @@ def _control(name: str, action: Any, help_: str) -> None:
 _control("pause", control.pause, "Hand out no more candidates of study NUMBER.")
 _control("resume", control.resume, "Go on with the paused study NUMBER.")
 _control("cancel", control.cancel, "End study NUMBER now, keeping what it found.")
+
+
+@study.command()
+@click.argument("number", type=int)
+@json_option
+def cost(number: int, as_json: bool) -> None:
+    """What study NUMBER has cost: items, tokens, operations, seconds, memory, energy."""
+    database = open_database()
+    found = cost_of(database, read.get_study(database, number))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_cost(found)
 
 
 @study.command()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from services import registry
+from services import registry, suite_health
+from services.cli import suite_report
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
 from services.errors import BadInput
 from services.lm_eval.load import TaskOptions
 from services.lm_eval.tasks import read_task
 from services.refusals import RefusalOptions, refusal_suite, xstest_suite
+from services.studies import read, suite_answers
 from services.suites import ANSWER_TOKENS, MOST_ANSWER_TOKENS, SPLITS
 
 
@@ -123,9 +127,11 @@ def add(
         stored = read_task(name, task, TaskOptions(filter=how.pop("filter_"), **how))
         new = registry.store_suite(open_database(), stored)
     sizes = {split: len(stored.split(split)) for split in SPLITS}
+    found = suite_health.of_items(stored).findings
     if as_json:
         data = {"name": name, "form": stored.form, "digest": stored.digest, "new": new}
-        print_json({**data, "items": len(stored.items), **sizes})
+        health = [finding.to_dict() for finding in found]
+        print_json({**data, "items": len(stored.items), **sizes, "health": health})
         return
     state = "" if new else " (was registered already)"
     judge = "" if stored.task is None else ", judged by lm-eval"
@@ -134,6 +140,8 @@ def add(
         + ", ".join(f"{split} {n}" for split, n in sizes.items())
         + state
     )
+    for finding in found:
+        click.echo(finding.line)
 
 
 @suite.command("list")
@@ -159,3 +167,35 @@ def list_(as_json: bool) -> None:
             for s in found
         ],
     )
+
+
+@suite.command()
+@click.argument("name")
+@click.option("--study", type=int, help="Also what this study's stored answers say of it.")
+@json_option
+def health(name: str, study: int | None, as_json: bool) -> None:
+    """What is wrong with suite NAME: twins across splits, guessable answers, too few items."""
+    database = open_database()
+    if study is None:
+        with database.transaction() as connection:
+            stored = registry.suite_from_row(registry.suite_row(connection, name))
+        answers = []
+    else:
+        asked = read.get_study(database, study)
+        stored = read.suite_of(database, asked, name)
+        answers = suite_answers.of_study(database, asked, stored)
+    found = suite_health.of_items(stored)
+    if as_json:
+        print_json({**found.to_dict(), "answers": [one.to_dict() for one in answers]})
+    else:
+        suite_report.print_health(found, answers)
+
+
+@suite.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def leakage(arguments: tuple[str, ...]) -> None:
+    """Measure signs that a checkpoint has seen a suite (NAME --against FILE --checkpoint P/M)."""
+    os.execv(sys.executable, [sys.executable, "-m", "workers.leakage", *arguments])

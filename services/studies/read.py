@@ -164,6 +164,15 @@ def suites_with_items(database: Database, study: Study) -> list[Suite]:
     return [registry.suite_from_row(row) for row in stored]
 
 
+def suite_of(database: Database, study: Study, name: str) -> Suite:
+    """One of them; raises NotFound."""
+    found = next((s for s in suites_with_items(database, study) if s.name == name), None)
+    if found is None:
+        names = ", ".join(suite.name for suite in study.suites)
+        raise NotFound(f"study {study.id} has no suite {name!r}", mend=f"Has: {names}")
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flip:
     """One item whose answer changed between the reference and a candidate."""

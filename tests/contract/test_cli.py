@@ -22,6 +22,7 @@ from services.spec import METHODS
 NO_DATA = {
     "up", "down", "ui", "worker", "worker control", "worker evaluate", "worker ping",
     "study export", "export", "study schema", "evaluate", "noise",
+    "suite leakage",
 }  # fmt: skip
 SPEC = """
 name: first

@@ -1,0 +1,65 @@
+"""Where it comes from and how to make it again: digests, seeds, versions, recipe, commands."""
+
+from __future__ import annotations
+
+import yaml
+
+from optim.recipe import Recipe
+from services.report import words
+from services.report.blocks import Code, Facts, Section, Table
+from services.report.material import Material
+from services.version import code_version
+
+
+def section(material: Material) -> Section:
+    """No path of any machine: checkpoints are named by their digests."""
+    study, about, detail = material.study, material.about, material.detail
+    weights = sorted({e["weights_digest"] for e in detail["evaluations"] if e["weights_digest"]})
+    facts = [
+        ("Study", f"{study.id}, {study.name}: {study.state}"),
+        ("Trial", str(material.number)),
+        ("Recipe", detail["recipe_digest"]),
+        ("Weights that were evaluated", ", ".join(weights)),
+        *[("Published checkpoint", a["digest"]) for a in _published(material)],
+        ("Pool", f"{study.pool.name} {about['pool_digest']}"),
+        ("Seed", str(study.spec.search.seed)),
+        ("Submitted", f"{words.moment(about['created_at'])}, by Remelt {about['code_version']}"),
+        ("Ended", words.moment(about["finished_at"])),
+        ("This page", f"{words.moment(material.made_at)}, by Remelt {code_version()}"),
+    ]
+    digests = [("checkpoint", m.name, m.digest) for m in study.pool.members]
+    digests += [("suite", suite.name, suite.digest) for suite in study.suites]
+    recipe = Recipe.from_dict(detail["recipe_data"]).to_dict()
+    spec = study.spec.model_dump(mode="json", exclude_defaults=True)
+    return Section(
+        name="provenance",
+        title="Provenance",
+        blocks=[
+            Facts(facts=facts),
+            Code(title="Take it home", text=_commands(material), language="sh"),
+            Code(title="recipe.yaml", text=_yaml(recipe), language="yaml", folded=True),
+            Code(title="study.yaml", text=_yaml(spec), language="yaml", folded=True),
+            Table(columns=("what", "name", "SHA-256"), rows=digests, title="Digests"),
+        ],
+    )
+
+
+def _published(material: Material) -> list[dict[str, str]]:
+    return [a for a in material.detail["artefacts"] if a["state"] == "published"]
+
+
+def _commands(material: Material) -> str:
+    place = f"{material.study.id}/{material.number}"
+    lines = []
+    if not _published(material):
+        lines.append(f"remelt publish {material.study.id} {material.number}")
+    lines += [
+        f"remelt pull {place} OUT                  # every file verified",
+        f"remelt merge recipe.yaml OUT --pool {material.study.pool.name}    # the same bytes again",
+        "remelt study submit study.yaml --wait    # the whole study again",
+    ]
+    return "\n".join(lines)
+
+
+def _yaml(data: object) -> str:
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,186 @@
+"""What changes if this candidate replaces the reference, in three sentences."""
+
+from __future__ import annotations
+
+from optim.intervals import mcnemar
+from services import noise
+from services.report import paired, words
+from services.report.blocks import Card, Cards, Number, Section, Text, Tone
+from services.report.material import Material
+from services.studies.tell import Value, constrained, missed_by
+
+
+def section(material: Material) -> Section:
+    """Better or worse, what breaks, how sure."""
+    gain = headline(material)
+    tone: Tone = "unsure"
+    if gain.settled:
+        tone = "good" if better(gain) else "bad"
+    sentences = [_gain(material, gain), _broken(material), _sure(material)]
+    texts = [Text(text=text) for text in sentences[1:] if text]
+    return Section(
+        name="verdict",
+        title="Verdict",
+        blocks=[Text(text=sentences[0], tone=tone), *texts, _cards(material, gain, tone)],
+    )
+
+
+def headline(material: Material) -> Number:
+    """The change of the mean score over the suites with right and wrong answers; where a study has
+    none, of the mean nats per token. Paired, on the report's split."""
+    names = [suite.name for suite in material.study.scored]
+    names = names or [suite.name for suite in material.study.suites]
+    old, new = material.of(material.reference), material.of(material.candidate)
+    parts = [
+        paired.difference(material.suite(name), material.split, old[name], new[name])
+        for name in names
+    ]
+    return paired.mean_difference(parts)
+
+
+def better(gain: Number) -> bool:
+    """The change is one for the better: shares should rise, nats should fall."""
+    return ((gain.value or 0) > 0) == (gain.unit == "points")
+
+
+def _gain(material: Material, gain: Number) -> str:
+    study = material.study
+    what = "mean score" if study.scored else "mean of nats per token"
+    count = len(study.scored or study.suites)
+    over = f"the {what} over {words.many(count, 'suite')}" if count > 1 else f"the {what}"
+    basis = f"paired, {words.many(gain.n or 0, 'item')} of the {material.split} split"
+    around = words.interval(gain, " to ")
+    figure = f"{words.figure(gain)} (95 % {around}; {basis})"
+    who = f"{material.name[:1].upper()}{material.name[1:]}"
+    if gain.settled:
+        way = "better" if better(gain) else "worse"
+        return f"{who} is {way} than {study.reference}: {over} changes by {figure}."
+    return (
+        f"{who} is not distinguishable from {study.reference} in {over}: "
+        f"the change is {figure}, an interval that includes none at all."
+    )
+
+
+def _broken(material: Material) -> str:
+    found = paired.counts(
+        material.suites, material.of(material.reference), material.of(material.candidate)
+    )
+    if not found:
+        return ""
+    c = paired.together(found)
+    broken = paired.share(c.negative, c.right_before)
+    text = (
+        f"It breaks {words.count(c.negative)} of the {words.count(c.right_before)} answers that "
+        f"are right today ({words.figure(broken)}, 95 % {words.interval(broken, '–')}), "
+        f"mends {words.count(c.positive)} of the {words.count(c.wrong_before)} that are wrong, and "
+        f"changes {words.figure(paired.share(c.changed, c.n))} of all answers"
+    )
+    if floor := floor_churn(material):
+        k, n, how = floor
+        share = words.figure(paired.share(k, n))
+        text += f"; computing {material.study.reference} {how} changes {share}"
+    return f"{text}."
+
+
+def floor_churn(material: Material) -> tuple[int, int, str] | None:
+    """(changed, items, how) of the noise floor that changes most; None before it was measured."""
+    floors = [
+        f
+        for f in noise.of_study(material.database, material.study, material.split)
+        if f.changed is not None
+    ]
+    variants = {f.variant: [g for g in floors if g.variant == f.variant] for f in floors}
+    totals = [(*noise.total(fs)[:2], fs[0].how) for fs in variants.values()]
+    found = max(totals, key=lambda t: t[1] / t[0], default=None)
+    return None if found is None else (found[1], found[0], found[2])
+
+
+def _sure(material: Material) -> str:
+    """What the figures rest on: the test, the limits of the study, who chose when."""
+    parts = []
+    found = paired.counts(
+        material.suites, material.of(material.reference), material.of(material.candidate)
+    )
+    if found:
+        c = paired.together(found)
+        p = mcnemar(c.negative, c.positive)
+        verdict = "more than chance" if p < 0.05 else "no more than chance may do"
+        parts.append(
+            f"{words.count(c.positive)} mended against {words.count(c.negative)} broken is "
+            f"{verdict} (exact McNemar {words.p_value(p)})"
+        )
+    parts.append(_limits(material))
+    parts.append(_basis(material))
+    return words.sentence("; ".join(part for part in parts if part))
+
+
+def _limits(material: Material) -> str:
+    missed = missed_constraints(material)
+    if not material.study.spec.constraints:
+        return ""
+    if missed:
+        return f"on the {material.split} split it misses what was asked for: {'; '.join(missed)}"
+    number = words.many(len(material.study.spec.constraints), "constraint")
+    return f"it keeps the {number} of the study on the {material.split} split"
+
+
+def missed_constraints(material: Material) -> list[str]:
+    """Every constraint that the candidate does not keep on the report's split, in words."""
+    found = []
+    for constraint in material.study.spec.constraints:
+        for suite in constrained(material.study, constraint):
+            metric = material.candidate.metrics.get(suite, {}).get(constraint.metric)
+            if metric is None or metric.value is None:
+                continue
+            value = Value(metric.value, metric.low, metric.high, metric.n)
+            if (by := missed_by(constraint, value)) > 0:
+                where = f" (on {suite})" if constraint.suite == "each" else ""
+                found.append(f"{words.constraint(constraint)}{where}, by {by:.3f}")
+    return found
+
+
+def _basis(material: Material) -> str:
+    """Whether the items that judge it had a part in choosing it."""
+    if material.split == "test" and material.chosen:
+        return "it was chosen before the test split was opened"
+    if material.split == "test":
+        return (
+            "it is not the study's own choice, so whoever takes it because of this page has chosen "
+            "by the test split and should expect a little less"
+        )
+    if material.split == "validation":
+        return (
+            "these are figures of the validation split, which the choice is made by, so expect a "
+            "little less"
+        )
+    return "these are figures of the split that was searched on, so expect less"
+
+
+def _cards(material: Material, gain: Number, tone: Tone) -> Cards:
+    what = "mean score" if material.study.scored else "nats per token"
+    cards = [
+        Card(
+            title=f"Change of the {what}",
+            figure=words.figure(gain),
+            beside=f"95 % {words.interval(gain, ' to ')} · {material.split}, n = {gain.n}",
+            tone=tone,
+        )
+    ]
+    for name, title in (
+        ("negative_flip_rate", "Negative flips"),
+        ("positive_flip_rate", "Positive flips"),
+        ("churn", "Churn"),
+    ):
+        metric = material.candidate.metrics.get("", {}).get(name)
+        if metric is None:
+            continue
+        number = Number(value=metric.value, low=metric.low, high=metric.high, n=metric.n)
+        around = words.interval(number, "–")
+        cards.append(
+            Card(
+                title=f"{title}, of all items",
+                figure=words.figure(number),
+                beside=f"95 % {around} · {material.split}, n = {metric.n}",
+            )
+        )
+    return Cards(cards=cards)

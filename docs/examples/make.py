@@ -49,6 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--items", type=int, help="only the first N items of each suite")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--finalists", type=int, default=8)
+    parser.add_argument("--score", type=float, help="least mean score, a share")
     parser.add_argument("--flips", type=float, default=0.08, help="most negative flips, a share")
     return parser.parse_args()
 
@@ -72,12 +73,15 @@ def run(database: Any, options: argparse.Namespace) -> int:
         cut.write_text("\n".join(file.read_text().strip().split("\n")[: options.items]) + "\n")
         add_suite(database, file.stem, cut)
         suites.append(file.stem)
+    constraints: list[dict[str, Any]] = [{"metric": "negative_flip_rate", "max": options.flips}]
+    if options.score is not None:
+        constraints.append({"metric": "macro", "min": options.score, "confidence": None})
     spec = {
         "name": name,
         "pool": name,
         "suites": suites,
         "objectives": ["macro", "negative_flip_rate"],
-        "constraints": [{"metric": "negative_flip_rate", "max": options.flips}],
+        "constraints": constraints,
         "budget": {"trials": options.trials, "finalists": options.finalists},
         "publish": {},
     }

@@ -61,17 +61,26 @@ def write(material: Material) -> Report:
     """Every section that has something to say."""
     study = material.study
     made = (make(material) for make in SECTIONS)
+    question = f"{material.name} instead of {study.reference}?"
+    if material.keeps:
+        question = f"keep {study.reference}?"
     return Report(
-        title=f"{study.name}: {material.name} instead of {study.reference}?",
+        title=f"{study.name}: {question}",
         subtitle=f"Study {study.id}, {words.moment(material.made_at)}. {_judged(material)}",
         sections=[section for section in made if section is not None],
     )
 
 
 def _judged(material: Material) -> str:
+    """Where the figures come from, and why not from test."""
+    state = material.study.state
     if material.split == "test":
         return "Judged on the test split, which was sealed until the choice had been made."
-    why = "the study goes on" if material.study.state in ("running", "paused") else "not on test"
+    why = "the test split was left closed"
+    if state in ("running", "paused"):
+        why = "the study goes on, and the test split is sealed until it has made its choice"
+    elif state != "finished":
+        why = f"the study {state}"
     return f"Judged on the {material.split} split: {why}."
 
 

@@ -20,7 +20,9 @@ MOST_CHARACTERS = 420
 
 
 def section(material: Material) -> Section | None:
-    """None for a study of text suites alone: flips are not defined there."""
+    """None for a study of text suites alone, where flips are not defined, and for the reference."""
+    if material.keeps:
+        return None
     found = paired.counts(
         material.suites, material.of(material.reference), material.of(material.candidate)
     )

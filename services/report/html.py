@@ -60,8 +60,8 @@ STYLE = """
   font-size: .875rem; margin: 8px 0; }
 .report dt { font-weight: 600; }
 .report dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
-.report .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(310px, 1fr));
-  gap: 14px 26px; margin: 10px 0; align-items: start; }
+.report .plots { display: grid; gap: 14px 26px; margin: 10px 0; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 .report figure { margin: 0; min-width: 0; max-width: 520px; }
 .report figure svg, .report figure img { width: 100%; height: auto; display: block; }
 .report figcaption { font-size: .875rem; font-weight: 600; margin-bottom: 4px; }
@@ -118,7 +118,7 @@ def body(report: Report, *, images: bool = False) -> str:
     head = f"<h1>{escape(report.title)}</h1><p>{escape(report.subtitle)}</p>"
     parts = [_section(section, images) for section in report.sections]
     style = f"<style>{STYLE}</style>" if images else ""
-    return f'{style}<div class="report">{head}' + "\n".join(parts) + "</div>"
+    return f'<div class="report">{style}{head}' + "\n".join(parts) + "</div>"
 
 
 def _section(section: Section, images: bool) -> str:

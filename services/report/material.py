@@ -61,6 +61,11 @@ class Material:
         return bool(self.summary["chosen"] == self.number)
 
     @property
+    def keeps(self) -> bool:
+        """The candidate is what is deployed already."""
+        return self.candidate.trial.role == "reference"
+
+    @property
     def name(self) -> str:
         """The candidate for people."""
         trial = self.candidate.trial

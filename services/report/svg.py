@@ -141,7 +141,7 @@ def _scatter(plot: Scatter) -> str:
     kinds = [kind for kind in MEANINGS if any(p.kind == kind for p in plot.points)]
     lines = _legend_lines(kinds)
     bottom = HEIGHT - BOTTOM
-    height = HEIGHT + LEGEND_LINE * len(lines)
+    height = HEIGHT + 6 + LEGEND_LINE * len(lines)
     ends_x = [v for p in plot.points for v in (p.x, *(p.x_range or ()))]
     ends_y = [v for p in plot.points for v in (p.y, *(p.y_range or ()))]
     x = _axis(ends_x, LEFT, WIDTH - RIGHT)
@@ -157,7 +157,7 @@ def _scatter(plot: Scatter) -> str:
     ]
     out += _labels(plot.points, x, y)
     for number, line in enumerate(lines):
-        at = HEIGHT + 4 + number * LEGEND_LINE
+        at = HEIGHT + 14 + number * LEGEND_LINE
         for kind, left in line:
             out.append(mark(kind, left, at - 4) + _text(left + 10, at, MEANINGS[kind]))
     return "".join([*out, "</svg>"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 from optim.intervals import mcnemar
 from services import noise
 from services.report import paired, words
-from services.report.blocks import Card, Cards, Number, Section, Text, Tone
-from services.report.material import Material
+from services.report.blocks import Block, Card, Cards, Number, Section, Text, Tone
+from services.report.material import Material, mean_score
+from services.studies.propose import BASELINES
 from services.studies.tell import Value, constrained, missed_by
 
 
 def section(material: Material) -> Section:
     """Better or worse, what breaks, how sure."""
+    if material.keeps:
+        return Section(name="verdict", title="Verdict", blocks=_keep(material))
     gain = headline(material)
     tone: Tone = "unsure"
     if gain.settled:
@@ -23,6 +26,21 @@ def section(material: Material) -> Section:
         title="Verdict",
         blocks=[Text(text=sentences[0], tone=tone), *texts, _cards(material, gain, tone)],
     )
+
+
+def _keep(material: Material) -> list[Block]:
+    """Nothing would change; which candidate is the nearest to look at."""
+    study = material.study
+    chosen = "The study's choice is" if material.chosen else "This is"
+    texts = [f"{chosen} {study.reference}, which is deployed already: nothing changes."]
+    found = [c for c in material.open_found if c.feasible and c.trial.role not in BASELINES]
+    if found:
+        best = max(found, key=mean_score).trial.number
+        texts.append(
+            f"Of the candidates found, trial {best} has the best score on the "
+            f"{material.open_split} split; its report: remelt report {study.id} --candidate {best}."
+        )
+    return [Text(text=texts[0], tone="unsure"), *(Text(text=text) for text in texts[1:])]
 
 
 def headline(material: Material) -> Number:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.report import paired
+from services.report import paired, words
 from services.report.blocks import Bars, Block, Cell, Plots, Section, Table
 from services.report.material import Material, metric_of
 from services.report.pool import number
@@ -28,7 +28,7 @@ def _weights(material: Material) -> Bars:
         name="weights",
         title=f"Weights{mean}",
         bars=named,
-        alt="; ".join(f"{name} {value:.3f}" for name, value in named),
+        alt="; ".join(f"{name} {words.weight(value)}" for name, value in named),
     )
 
 
@@ -38,7 +38,7 @@ def _groups(material: Material) -> list[Block]:
     if len(rows) < 2:
         return []
     cells: list[list[Cell]] = [
-        [label, *(f"{weight:.3f}" for weight in row)] for label, row in rows.items()
+        [label, *(words.weight(weight) for weight in row)] for label, row in rows.items()
     ]
     columns = ["tensors", *material.study.pool.names]
     return [Table(columns=columns, rows=cells, title="Weights of each group of tensors")]

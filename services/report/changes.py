@@ -8,7 +8,7 @@ from optim.compatibility import Compatibility
 from optim.intervals import mcnemar
 from services import noise
 from services.report import paired, words
-from services.report.blocks import Answer, Answers, Block, Cell, Section, Table
+from services.report.blocks import Answer, Answers, Block, Cell, Section, Table, Text
 from services.report.material import Material
 from services.studies import read
 from services.studies.read import Flip, OpenSplit
@@ -107,7 +107,7 @@ def _examples(material: Material) -> list[Block]:
     flips = read.flips(material.database, material.study, material.number, split)
     broken = [flip for flip in flips if flip.kind == "negative"]
     if not broken:
-        return []
+        return [Text(text=f"On the {split} split no answer breaks.")]
     shown = worst(broken)
     unseen = " Items of the test split are not shown." if material.split == "test" else ""
     answers = Answers(

@@ -183,16 +183,18 @@ def _near(points: Sequence[tuple[Point, CandidateView]]) -> list[Point]:
 def _curve(material: Material) -> list[Curve]:
     """How the front grew with the evaluations."""
     curve = views.progress(material.study, material.search)
-    points = [(float(p.evaluations), p.hypervolume) for p in curve if p.hypervolume is not None]
-    if len(points) < 3:
+    several = material.study.axes > 1
+    values = [(float(p.evaluations), p.hypervolume if several else p.best) for p in curve]
+    known = [(x, y) for x, y in values if y is not None]
+    if len(known) < 3:
         return []
-    known = [(x, y) for x, y in points if y is not None]
+    what = "Hypervolume" if several else "Best feasible candidate"
     return [
         Curve(
-            name="hypervolume",
-            title="Hypervolume against evaluations (search)",
+            name="hypervolume" if several else "best",
+            title=f"{what} against evaluations (search)",
             x="evaluations, baselines included",
-            y="hypervolume",
+            y="hypervolume" if several else "objective, higher is better",
             points=known,
             alt=f"from {known[0][1]:.4g} after {known[0][0]:.0f} evaluations to {known[-1][1]:.4g} "
             f"after {known[-1][0]:.0f}",

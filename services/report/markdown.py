@@ -109,7 +109,7 @@ def _plot(plot: Plot, images: bool) -> Iterator[str]:
         yield f"![{_plain(plot.alt or plot.title)}]({plot.name}.svg)"
         yield ""
     elif isinstance(plot, Bars):
-        rows = [[_plain(name), f"{value:.3f}"] for name, value in plot.bars]
+        rows = [[_plain(name), words.weight(value)] for name, value in plot.bars]
         yield from _rows((plot.title, ""), rows)
         yield ""
     elif plot.alt:

@@ -14,6 +14,10 @@ from services.report.blocks import Number, Unit
 from services.studies.record import Split
 from services.suites import Suite
 
+#: resampling fewer clusters than this says nothing; items then stand for themselves, as they do in
+#: the study's own metrics
+FEWEST_CLUSTERS = 5
+
 
 def difference(suite: Suite, split: Split, old: Predictions, new: Predictions) -> Number:
     """new − old of one suite's score; items of one cluster are resampled together."""
@@ -69,6 +73,6 @@ def share(k: int, n: int) -> Number:
 def _clusters(suite: Suite, split: Split) -> list[tuple[str, str]] | None:
     """A label per item; None where every item stands for itself."""
     items = suite.split(split)
-    if not any(item.cluster for item in items):
-        return None
-    return [("cluster", i.cluster) if i.cluster else ("item", i.id) for i in items]
+    found = [("cluster", i.cluster) if i.cluster else ("item", i.id) for i in items]
+    shared = any(item.cluster for item in items)
+    return found if shared and len(set(found)) >= FEWEST_CLUSTERS else None

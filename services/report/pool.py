@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.report import words
 from services.report.blocks import Cell, Number, Section, Table, Unit
 from services.report.material import Material, mean_score, metric_of
 from services.studies.propose import BASELINES
@@ -41,7 +42,7 @@ def _row(material: Material, candidate: CandidateView, several: bool) -> list[Ce
         row += [number(metric_of(candidate, name)) for name in ("negative_flip_rate", "churn")]
     weights = mean_of(study, material.candidate.trial.weights)
     named = dict(zip(study.pool.names, weights, strict=True))
-    row.append(f"{named[trial.label]:.3f}" if trial.role != "uniform" else None)
+    row.append(words.weight(named[trial.label]) if trial.role != "uniform" else None)
     return row
 
 

@@ -15,8 +15,9 @@ def section(material: Material) -> Section:
     study, spec = material.study, material.study.spec
     search = spec.search
     groups = len(labels_of(study))
+    low, high = search.box
     base = f" around {search.base or study.reference}" if search.space == "task" else ""
-    space = f"{search.space} space{base}, weights {search.box[0]:g} to {search.box[1]:g}"
+    space = f"{search.space} space{base}, weights {words.short(low)} to {words.short(high)}"
     space += f", {groups} groups of tensors" if groups > 1 else ""
     size = words.count(study.pool.members[0].parameters)
     directions = [

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from services.report import words
 from services.report.blocks import Bars, Curve, Kind, Plot, Point, Scatter, Unit
 
 WIDTH = 440
@@ -18,7 +19,7 @@ HEIGHT = 330
 FONT = 12
 #: width of a letter, as a share of the font's size: rather too wide than too narrow
 LETTER = 0.58
-LEFT, RIGHT, TOP = 58, 14, 14
+LEFT, RIGHT, TOP = 62, 14, 14
 #: room under the axis for its numbers and title, and for each line of the legend
 BOTTOM, LEGEND_LINE = 42, 18
 ORANGE, SKY, GREEN, BLUE, RED, PURPLE, GREY = (
@@ -239,7 +240,15 @@ class _Box:
 def _labels(points: Sequence[Point], x: _Axis, y: _Axis) -> Iterable[str]:
     """Every label where it covers neither a mark nor another label; left out where it has no
     such place (the table beside the plot names all)."""
-    taken = [_around(x.at(p.x), y.at(p.y), 9 if p.kind == "chosen" else 5) for p in points]
+    strong = ("chosen", "reference")
+    taken = [_around(x.at(p.x), y.at(p.y), 10 if p.kind in strong else 5) for p in points]
+    for p in points:
+        if p.kind in strong and p.x_range:
+            ends = x.at(p.x_range[0]), x.at(p.x_range[1])
+            taken.append(_Box(ends[0], y.at(p.y) - 1, ends[1], y.at(p.y) + 1))
+        if p.kind in strong and p.y_range:
+            tips = y.at(p.y_range[1]), y.at(p.y_range[0])
+            taken.append(_Box(x.at(p.x) - 1, tips[0], x.at(p.x) + 1, tips[1]))
     named = [p for p in points if p.label]
     named.sort(key=lambda p: -ORDER.index(p.kind))
     for point in named:
@@ -277,7 +286,7 @@ def _around(x: float, y: float, r: float) -> _Box:
 
 def _places(x: float, y: float, width: float, far: float) -> Iterable[_Box]:
     """Right, left, above, below, then the corners; `far` pixels further away."""
-    high, gap = FONT + 2, 9 + far
+    high, gap = FONT + 2, 11 + far
     sides = (
         (x + gap, y - high / 2), (x - gap - width, y - high / 2),
         (x - width / 2, y - gap - high), (x - width / 2, y + gap),
@@ -319,9 +328,8 @@ def _bars(plot: Bars) -> str:
         out.append(_text(names - 4, top + 16, name, anchor="end", room=names - 8))
         size = f'width="{max(end - start, 0.5):.1f}" height="{row - 8}"'
         out.append(f'<rect x="{start:.1f}" y="{top + 4}" {size} fill="{colour}"/>')
-        shown = f"{value:.3f}".replace("-", "−")
         at, anchor = (end + 5, "start") if value >= 0 else (start - 5, "end")
-        out.append(_text(at, top + 16, shown, anchor=anchor))
+        out.append(_text(at, top + 16, words.weight(value), anchor=anchor))
     line = f"M{zero:.1f} 4V{height - 4}"
     out.append(f'<path d="{line}" stroke="currentColor" stroke-opacity="0.5"/></svg>')
     return "".join(out)

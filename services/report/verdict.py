@@ -48,12 +48,13 @@ def headline(material: Material) -> Number:
     none, of the mean nats per token. Paired, on the report's split."""
     names = [suite.name for suite in material.study.scored]
     names = names or [suite.name for suite in material.study.suites]
+    return paired.mean_difference([of_suite(material, name) for name in names])
+
+
+def of_suite(material: Material, name: str) -> Number:
+    """The change of one suite's score, paired, on the report's split."""
     old, new = material.of(material.reference), material.of(material.candidate)
-    parts = [
-        paired.difference(material.suite(name), material.split, old[name], new[name])
-        for name in names
-    ]
-    return paired.mean_difference(parts)
+    return paired.difference(material.suite(name), material.split, old[name], new[name])
 
 
 def better(gain: Number) -> bool:
@@ -67,16 +68,37 @@ def _gain(material: Material, gain: Number) -> str:
     count = len(study.scored or study.suites)
     over = f"the {what} over {words.many(count, 'suite')}" if count > 1 else f"the {what}"
     basis = f"paired, {words.many(gain.n or 0, 'item')} of the {material.split} split"
-    around = words.interval(gain, " to ")
-    figure = f"{words.figure(gain)} (95 % {around}; {basis})"
+    figure = f"{words.figure(gain)} ({_around(gain)}{basis})"
     who = f"{material.name[:1].upper()}{material.name[1:]}"
     if gain.settled:
         way = "better" if better(gain) else "worse"
-        return f"{who} is {way} than {study.reference}: {over} changes by {figure}."
-    return (
-        f"{who} is not distinguishable from {study.reference} in {over}: "
-        f"the change is {figure}, an interval that includes none at all."
-    )
+        text = f"{who} is {way} than {study.reference}: {over} changes by {figure}"
+    else:
+        text = (
+            f"{who} is not distinguishable from {study.reference} in {over}: the change of "
+            f"{figure} may be chance"
+        )
+    return f"{text}{_apart(material)}."
+
+
+def _around(number: Number) -> str:
+    around = words.interval(number, " to ")
+    return f"95 % {around}; " if around else ""
+
+
+def _apart(material: Material) -> str:
+    """What the mean does not say: suites that surely get worse, and text suites that change."""
+    if len(material.study.suites) < 2:
+        return ""
+    parts = []
+    for suite in material.study.suites:
+        change = of_suite(material, suite.name)
+        worse = not better(change)
+        if change.settled and (worse or (suite.form == "text" and material.study.scored)):
+            way = "worse" if worse else "better"
+            around = words.interval(change, " to ")
+            parts.append(f"{suite.name} gets {way} by {words.figure(change)} (95 % {around})")
+    return f"; {', '.join(parts)}" if parts else ""
 
 
 def _broken(material: Material) -> str:
@@ -180,7 +202,7 @@ def _cards(material: Material, gain: Number, tone: Tone) -> Cards:
         Card(
             title=f"Change of the {what}",
             figure=words.figure(gain),
-            beside=f"95 % {words.interval(gain, ' to ')} · {material.split}, n = {gain.n}",
+            beside=f"{_around(gain).replace('; ', ' · ')}{material.split}, n = {gain.n}",
             tone=tone,
         )
     ]

@@ -72,6 +72,16 @@ def bare(value: float, unit: Unit) -> str:
     return f"{MINUS}{text}" if shown < 0 else f"{plus}{text}"
 
 
+def short(value: float) -> str:
+    """A number with as many digits as it needs."""
+    return f"{value:g}".replace("-", MINUS)
+
+
+def weight(value: float) -> str:
+    """A weight of a checkpoint."""
+    return f"{value:.3f}".replace("-", MINUS)
+
+
 def p_value(p: float) -> str:
     """`p = 0.031`, or `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

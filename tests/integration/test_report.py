@@ -4,6 +4,7 @@ it reads of the sealed split, and what it says when there is nothing to report."
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -300,7 +301,7 @@ def test_text_suites_alone(driver: Driver) -> None:
     assert ET.fromstring(html.page(written)) is not None
 
 
-def test_hostile_items_and_names_are_shown_as_text(driver: Driver, tmp_path: Path) -> None:
+def test_hostile_items_and_notes_are_shown_as_text(driver: Driver, tmp_path: Path) -> None:
     file = tmp_path / "rude.jsonl"
     lines = [
         {"id": f"{i} {RUDE}", "context": f"{RUDE} {i}", "choices": [f"a {RUDE}", "b"], "gold": 0}
@@ -308,10 +309,11 @@ def test_hostile_items_and_names_are_shown_as_text(driver: Driver, tmp_path: Pat
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     registry.add_suite(driver.database, "rude", file)
-    driver.sql("UPDATE pool_member SET name = %s WHERE name = 'left'", RUDE)
     number = driver.submit(SPEC.replace("[pick, say, read]", "[rude]") + f"notes: |\n  {RUDE}\n")
     driver.run(number)
-    written = reports.build(driver.database, number, candidate=found_candidate(driver, number))
+    found = read.candidates(driver.database, driver.study(number), "validation")
+    worst = max(found, key=lambda c: c.metrics[""]["negative_flip_rate"].value or 0)
+    written = reports.build(driver.database, number, candidate=worst.trial.number)
     page = html.page(written)
     root = ET.fromstring(page)
     assert not [e for e in root.iter() if e.tag.endswith("script")]
@@ -321,7 +323,7 @@ def test_hostile_items_and_names_are_shown_as_text(driver: Driver, tmp_path: Pat
     text = markdown.page(written)
     rows = [line for line in text.split("\n") if line.startswith("|") and "rude" in line]
     assert rows
-    assert not any("<script" in line for line in rows)
+    assert all(re.search(r"(?<!\\)[<`*]", line.replace("**", "")) is None for line in rows)
 
 
 def test_the_command(driver: Driver, finished: int, tmp_path: Path) -> None:

@@ -236,4 +236,4 @@ def _pre(text: str) -> str:
 
 
 def _margin(margin: float | None) -> str:
-    return "" if margin is None else f"<small>margin {margin:+.2f} nats</small>"
+    return "" if margin is None else f"<small>margin {words.margin(margin)}</small>"

@@ -133,4 +133,4 @@ def _answers(block: Answers) -> Iterator[str]:
 
 
 def _margin(margin: float | None) -> str:
-    return "" if margin is None else f" ({margin:+.2f} nats)"
+    return "" if margin is None else f" ({words.margin(margin)})"

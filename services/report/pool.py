@@ -61,4 +61,4 @@ def _groups(material: Material) -> bool:
 def _items(material: Material) -> str:
     """`sst2 150, trec 149 items`."""
     answers = material.of(material.reference)
-    return ", ".join(f"{name} {len(p)}" for name, p in answers.items()) + " items"
+    return ", ".join(f"{s.name} {len(answers[s.name])}" for s in material.study.suites) + " items"

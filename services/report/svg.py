@@ -22,6 +22,8 @@ LETTER = 0.58
 LEFT, RIGHT, TOP = 62, 14, 14
 #: room under the axis for its numbers and title, and for each line of the legend
 BOTTOM, LEGEND_LINE = 42, 18
+#: how much further than beside its point a label may stand, pixels
+DISTANCES = (0, 10, 20, 32, 46, 62, 80)
 ORANGE, SKY, GREEN, BLUE, RED, PURPLE, GREY = (
     "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#8A8F98",
 )  # fmt: skip
@@ -84,10 +86,10 @@ class _Axis:
         return [k * step for k in range(first, last + 1)]
 
 
-def _axis(values: Sequence[float], start: float, end: float, *, least: float = 0.0) -> _Axis:
+def _axis(values: Sequence[float], start: float, end: float) -> _Axis:
     low, high = min(values), max(values)
     room = 0.08 * (high - low) or max(abs(high) * 0.05, 1e-3)
-    return _Axis(max(low - room, least) if low >= least else low - room, high + room, start, end)
+    return _Axis(low - room, high + room, start, end)
 
 
 def _tick(value: float, unit: Unit | None) -> str:
@@ -255,7 +257,7 @@ def _labels(points: Sequence[Point], x: _Axis, y: _Axis) -> Iterable[str]:
         text = _short(point.label, 130)
         width = len(text) * FONT * LETTER
         px, py = x.at(point.x), y.at(point.y)
-        for far in (0, 12, 24, 38):
+        for far in DISTANCES:
             found = next(
                 (
                     box

@@ -19,6 +19,8 @@ def section(material: Material) -> Section:
     tone: Tone = "unsure"
     if gain.settled:
         tone = "good" if better(gain) else "bad"
+    if tone == "good" and any(not better(change) for _, change in apart(material)):
+        tone = "unsure"
     sentences = [_gain(material, gain), _broken(material), _sure(material)]
     texts = [Text(text=text) for text in sentences[1:] if text]
     return Section(
@@ -86,18 +88,24 @@ def _around(number: Number) -> str:
     return f"95 % {around}; " if around else ""
 
 
-def _apart(material: Material) -> str:
-    """What the mean does not say: suites that surely get worse, and text suites that change."""
-    if len(material.study.suites) < 2:
-        return ""
-    parts = []
-    for suite in material.study.suites:
+def apart(material: Material) -> list[tuple[str, Number]]:
+    """What the mean does not say: suites that surely get worse, and text suites that surely
+    change, each with its change."""
+    found = []
+    for suite in material.study.suites if len(material.study.suites) > 1 else ():
         change = of_suite(material, suite.name)
-        worse = not better(change)
-        if change.settled and (worse or (suite.form == "text" and material.study.scored)):
-            way = "worse" if worse else "better"
-            around = words.interval(change, " to ")
-            parts.append(f"{suite.name} gets {way} by {words.figure(change)} (95 % {around})")
+        text = suite.form == "text" and bool(material.study.scored)
+        if change.settled and (text or not better(change)):
+            found.append((suite.name, change))
+    return found
+
+
+def _apart(material: Material) -> str:
+    parts = [
+        f"{name} gets {'better' if better(change) else 'worse'} by {words.figure(change)} "
+        f"(95 % {words.interval(change, ' to ')})"
+        for name, change in apart(material)
+    ]
     return f"; {', '.join(parts)}" if parts else ""
 
 

@@ -77,6 +77,11 @@ def short(value: float) -> str:
     return f"{value:g}".replace("-", MINUS)
 
 
+def margin(nats: float) -> str:
+    """How much likelier than the best other answer the right one was."""
+    return f"{nats:+.2f} nats".replace("-", MINUS)
+
+
 def weight(value: float) -> str:
     """A weight of a checkpoint."""
     return f"{value:.3f}".replace("-", MINUS)

@@ -30,7 +30,7 @@ from services.report.svg import escape
 IMAGE_TEXT = "#767676"
 #: of what stands inside a page, whatever is around it
 STYLE = """
-.report { font: 15px/1.5 system-ui, sans-serif; max-width: 1120px; margin: 0 auto; }
+.report { font-size: 15px; line-height: 1.5; max-width: 1120px; margin: 0 auto; }
 .report h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; }
 .report h2 { font-size: 1.2rem; margin: 36px 0 10px; padding: 6px 0 0;
   border-top: 1px solid rgba(128,128,128,.35); }
@@ -57,7 +57,7 @@ STYLE = """
 .report tr.marked td { font-weight: 600; background: rgba(213,94,0,.09); }
 .report tr.marked td small { font-weight: 400; }
 .report dl { display: grid; grid-template-columns: minmax(110px, max-content) 1fr; gap: 3px 18px;
-  font-size: .875rem; margin: 8px 0; }
+  font-size: .875rem; margin: 8px 0; padding: 0; }
 .report dt { font-weight: 600; }
 .report dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 .report .plots { display: grid; gap: 14px 26px; margin: 10px 0; align-items: start;
@@ -92,7 +92,8 @@ STYLE = """
 """
 PAGE_STYLE = """
 :root { color-scheme: light dark; }
-body { margin: 0; padding: 28px 24px 60px; color: #1b1e23; background: #fff; }
+body { margin: 0; padding: 28px 24px 60px; color: #1b1e23; background: #fff;
+  font-family: system-ui, sans-serif; }
 @media (max-width: 640px) { body { padding: 18px 16px 40px; } }
 @media (prefers-color-scheme: dark) { body { color: #e4e6ea; background: #15181d; } }
 @media print { body { padding: 0; color: #000; background: #fff; } }

@@ -6,7 +6,7 @@ import yaml
 
 from optim.recipe import Recipe
 from services.report import words
-from services.report.blocks import Code, Facts, Section, Table
+from services.report.blocks import Code, Facts, Section
 from services.report.material import Material
 from services.version import code_version
 
@@ -27,8 +27,8 @@ def section(material: Material) -> Section:
         ("Ended", words.moment(about["finished_at"])),
         ("This page", f"{words.moment(material.made_at)}, by Remelt {code_version()}"),
     ]
-    digests = [("checkpoint", m.name, m.digest) for m in study.pool.members]
-    digests += [("suite", suite.name, suite.digest) for suite in study.suites]
+    digests = [f"{m.digest}  checkpoint {m.name}" for m in study.pool.members]
+    digests += [f"{suite.digest}  suite {suite.name}" for suite in study.suites]
     recipe = Recipe.from_dict(detail["recipe_data"]).to_dict()
     spec = study.spec.model_dump(mode="json", exclude_defaults=True)
     return Section(
@@ -39,7 +39,7 @@ def section(material: Material) -> Section:
             Code(title="Take it home", text=_commands(material), language="sh"),
             Code(title="recipe.yaml", text=_yaml(recipe), language="yaml", folded=True),
             Code(title="study.yaml", text=_yaml(spec), language="yaml", folded=True),
-            Table(columns=("what", "name", "SHA-256"), rows=digests, title="Digests"),
+            Code(title="Digests (SHA-256)", text="\n".join(digests), folded=True),
         ],
     )
 
@@ -49,14 +49,15 @@ def _published(material: Material) -> list[dict[str, str]]:
 
 
 def _commands(material: Material) -> str:
-    place = f"{material.study.id}/{material.number}"
-    lines = []
-    if not _published(material):
-        lines.append(f"remelt publish {material.study.id} {material.number}")
+    study, trial = material.study.id, material.number
+    lines = [] if _published(material) else [f"remelt publish {study} {trial}"]
     lines += [
-        f"remelt pull {place} OUT                  # every file verified",
-        f"remelt merge recipe.yaml OUT --pool {material.study.pool.name}    # the same bytes again",
-        "remelt study submit study.yaml --wait    # the whole study again",
+        "# fetch it, every file verified",
+        f"remelt pull {study}/{trial} OUT",
+        "# make the same bytes again",
+        f"remelt merge recipe.yaml OUT --pool {material.study.pool.name}",
+        "# run the whole study again",
+        "remelt study submit study.yaml --wait",
     ]
     return "\n".join(lines)
 

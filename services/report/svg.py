@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from services.report import words
 from services.report.blocks import Bars, Curve, Kind, Plot, Point, Scatter, Unit
+from services.report.places import Box, free
 
 WIDTH = 440
 HEIGHT = 330
@@ -22,8 +23,6 @@ LETTER = 0.58
 LEFT, RIGHT, TOP = 62, 14, 14
 #: room under the axis for its numbers and title, and for each line of the legend
 BOTTOM, LEGEND_LINE = 42, 18
-#: how much further than beside its point a label may stand, pixels
-DISTANCES = (0, 10, 20, 32, 46, 62, 80)
 ORANGE, SKY, GREEN, BLUE, RED, PURPLE, GREY = (
     "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#8A8F98",
 )  # fmt: skip
@@ -162,7 +161,7 @@ def _scatter(plot: Scatter) -> str:
     for number, line in enumerate(lines):
         at = HEIGHT + 14 + number * LEGEND_LINE
         for kind, left in line:
-            out.append(mark(kind, left, at - 4) + _text(left + 10, at, MEANINGS[kind]))
+            out.append(mark(kind, left, at - 4) + _text(left + 12, at, MEANINGS[kind]))
     return "".join([*out, "</svg>"])
 
 
@@ -170,7 +169,7 @@ def _legend_lines(kinds: Sequence[Kind]) -> list[list[tuple[Kind, float]]]:
     lines: list[list[tuple[Kind, float]]] = [[]]
     left = 16.0
     for kind in kinds:
-        width = 26 + len(MEANINGS[kind]) * FONT * LETTER
+        width = 28 + len(MEANINGS[kind]) * FONT * LETTER
         if left + width > WIDTH and lines[-1]:
             lines.append([])
             left = 16.0
@@ -223,80 +222,36 @@ def _star(x: float, y: float, r: float) -> str:
     return f"M{'L'.join(corners)}z"
 
 
-@dataclass(frozen=True)
-class _Box:
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def meets(self, other: _Box) -> bool:
-        return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
-        )
-
-
 def _labels(points: Sequence[Point], x: _Axis, y: _Axis) -> Iterable[str]:
     """Every label where it covers neither a mark nor another label; left out where it has no
     such place (the table beside the plot names all)."""
-    strong = ("chosen", "reference")
-    taken = [_around(x.at(p.x), y.at(p.y), 10 if p.kind in strong else 5) for p in points]
-    for p in points:
-        if p.kind in strong and p.x_range:
-            ends = x.at(p.x_range[0]), x.at(p.x_range[1])
-            taken.append(_Box(ends[0], y.at(p.y) - 1, ends[1], y.at(p.y) + 1))
-        if p.kind in strong and p.y_range:
-            tips = y.at(p.y_range[1]), y.at(p.y_range[0])
-            taken.append(_Box(x.at(p.x) - 1, tips[0], x.at(p.x) + 1, tips[1]))
-    named = [p for p in points if p.label]
-    named.sort(key=lambda p: -ORDER.index(p.kind))
-    for point in named:
+    taken = [box for point in points for box in _covered(point, x, y)]
+    inside = Box(x.start + 1, 0, x.end + RIGHT, y.start)
+    for point in sorted(points, key=lambda p: -ORDER.index(p.kind)):
         text = _short(point.label, 130)
-        width = len(text) * FONT * LETTER
         px, py = x.at(point.x), y.at(point.y)
-        for far in DISTANCES:
-            found = next(
-                (
-                    box
-                    for box in _places(px, py, width, far)
-                    if box.left >= x.start + 1
-                    and box.right <= x.end + RIGHT
-                    and box.top >= 0
-                    and box.bottom <= y.start
-                    and not any(box.meets(other) for other in taken)
-                ),
-                None,
-            )
-            if found is None:
-                continue
-            taken.append(found)
-            if far:
-                to_x = min(max(px, found.left), found.right)
-                to_y = min(max(py, found.top), found.bottom)
-                line = f"M{px:.1f} {py:.1f}L{to_x:.1f} {to_y:.1f}"
-                yield f'<path d="{line}" stroke="currentColor" stroke-opacity="0.4"/>'
-            yield _text(found.left, found.bottom - 3, text, more=' font-size="11"')
-            break
+        width = len(text) * FONT * LETTER
+        found = free(px, py, width, FONT + 2, inside=inside, taken=taken) if text else None
+        if found is None:
+            continue
+        box, apart = found
+        taken.append(box)
+        if apart:
+            to_x, to_y = box.nearest(px, py)
+            line = f"M{px:.1f} {py:.1f}L{to_x:.1f} {to_y:.1f}"
+            yield f'<path d="{line}" stroke="currentColor" stroke-opacity="0.4"/>'
+        yield _text(box.left, box.bottom - 3, text, more=' font-size="11"')
 
 
-def _around(x: float, y: float, r: float) -> _Box:
-    return _Box(x - r, y - r, x + r, y + r)
-
-
-def _places(x: float, y: float, width: float, far: float) -> Iterable[_Box]:
-    """Right, left, above, below, then the corners; `far` pixels further away."""
-    high, gap = FONT + 2, 11 + far
-    sides = (
-        (x + gap, y - high / 2), (x - gap - width, y - high / 2),
-        (x - width / 2, y - gap - high), (x - width / 2, y + gap),
-        (x + gap * 0.7, y - gap * 0.7 - high), (x - gap * 0.7 - width, y - gap * 0.7 - high),
-        (x + gap * 0.7, y + gap * 0.7), (x - gap * 0.7 - width, y + gap * 0.7),
-    )  # fmt: skip
-    for left, top in sides:
-        yield _Box(left, top, left + width, top + high)
+def _covered(point: Point, x: _Axis, y: _Axis) -> Iterable[Box]:
+    """What a point's mark covers, and the whiskers of those that matter most."""
+    strong = point.kind in ("chosen", "reference")
+    px, py = x.at(point.x), y.at(point.y)
+    yield Box.around(px, py, 10 if strong else 5)
+    if strong and point.x_range:
+        yield Box(x.at(point.x_range[0]), py - 1, x.at(point.x_range[1]), py + 1)
+    if strong and point.y_range:
+        yield Box(px - 1, y.at(point.y_range[1]), px + 1, y.at(point.y_range[0]))
 
 
 def _curve(plot: Curve) -> str:

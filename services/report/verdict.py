@@ -8,6 +8,7 @@ from services.report import paired, words
 from services.report.blocks import Block, Card, Cards, Number, Section, Text, Tone
 from services.report.material import Material, mean_score
 from services.studies.propose import BASELINES
+from services.studies.read import CandidateView
 from services.studies.tell import Value, constrained, missed_by
 
 
@@ -45,17 +46,18 @@ def _keep(material: Material) -> list[Block]:
     return [Text(text=texts[0], tone="unsure"), *(Text(text=text) for text in texts[1:])]
 
 
-def headline(material: Material) -> Number:
+def headline(material: Material, against: CandidateView | None = None) -> Number:
     """The change of the mean score over the suites with right and wrong answers; where a study has
-    none, of the mean nats per token. Paired, on the report's split."""
+    none, of the mean nats per token. Paired, on the report's split; against the reference if
+    nothing else is named."""
     names = [suite.name for suite in material.study.scored]
     names = names or [suite.name for suite in material.study.suites]
-    return paired.mean_difference([of_suite(material, name) for name in names])
+    return paired.mean_difference([of_suite(material, name, against) for name in names])
 
 
-def of_suite(material: Material, name: str) -> Number:
+def of_suite(material: Material, name: str, against: CandidateView | None = None) -> Number:
     """The change of one suite's score, paired, on the report's split."""
-    old, new = material.of(material.reference), material.of(material.candidate)
+    old, new = material.of(against or material.reference), material.of(material.candidate)
     return paired.difference(material.suite(name), material.split, old[name], new[name])
 
 
@@ -157,9 +159,22 @@ def _sure(material: Material) -> str:
             f"{words.count(c.positive)} mended against {words.count(c.negative)} broken is "
             f"{verdict} (exact McNemar {words.p_value(p)})"
         )
+    parts.append(_single(material))
     parts.append(_limits(material))
     parts.append(_basis(material))
     return words.sentence("; ".join(part for part in parts if part))
+
+
+def _single(material: Material) -> str:
+    """Whether the best other checkpoint would do as well."""
+    single = material.single
+    if single is None or single.trial.number == material.number:
+        return ""
+    gain = headline(material, single)
+    name = f"{single.trial.label}, the best other checkpoint"
+    if not gain.settled:
+        return f"from {name}, it cannot be told apart ({words.cell(gain)})"
+    return f"it is {'better' if better(gain) else 'worse'} than {name} ({words.cell(gain)})"
 
 
 def _limits(material: Material) -> str:
@@ -230,5 +245,16 @@ def _cards(material: Material, gain: Number, tone: Tone) -> Cards:
                 figure=words.figure(number),
                 beside=f"95 % {around} · {material.split}, n = {metric.n}",
             )
+        )
+    single = material.single
+    if single is not None and single.trial.number != material.number:
+        other = headline(material, single)
+        cards.insert(
+            1,
+            Card(
+                title=f"Change against {single.trial.label}, the best other checkpoint",
+                figure=words.figure(other),
+                beside=f"{_around(other).replace('; ', ' · ')}{material.split}, n = {other.n}",
+            ),
         )
     return Cards(cards=cards)

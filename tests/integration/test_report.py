@@ -18,7 +18,7 @@ from services import registry
 from services import report as reports
 from services.cli import cli
 from services.errors import BadInput, NoFeasibleCandidate, NotFound
-from services.report import html, markdown
+from services.report import html, markdown, words
 from services.report.blocks import (
     Answers,
     Bars,
@@ -104,7 +104,13 @@ def test_the_verdict_is_what_the_predictions_say(driver: Driver, finished: int) 
     assert ("p < 0.001" if p < 0.001 else f"p = {p:.3f}") in said
     assert ("not distinguishable" in said) == (gain.low <= 0 <= gain.high)
     cards = block(written, "verdict", Cards).cards
-    assert cards[1].figure == f"{100 * broken / len(before):.1f}\u00a0%"
+    singles = [c for c in material.validation if c.trial.role == "single"]
+    best = max(singles, key=lambda c: c.metrics[""]["macro"].value or 0)
+    other = [np.mean(answers(material, best, s).correct) for s in scored]
+    ahead = float(np.mean([new[s].mean() for s in scored]) - np.mean(other))
+    assert cards[1].figure == words.figure(Number(value=ahead, unit="points"))
+    assert best.trial.label in cards[1].title
+    assert cards[2].figure == f"{100 * broken / len(before):.1f}\u00a0%"
     assert all("test, n = " in card.beside for card in cards)
 
 
@@ -190,10 +196,11 @@ def test_cost_and_provenance(driver: Driver, finished: int) -> None:
     study = driver.study(finished)
     items = sum(suite.search_items for suite in study.suites)
     assert rows[0][2] == f"{rows[0][1] * items:,}".replace(",", "\u202f")
-    digests = {(row[1], row[2]) for row in block(written, "provenance", Table).rows}
-    assert digests == {(m.name, m.digest) for m in study.pool.members} | {
-        (s.name, s.digest) for s in study.suites
-    }
+    digests = block(written, "provenance", Code, 3).text.split("\n")
+    assert digests == [
+        *(f"{m.digest}  checkpoint {m.name}" for m in study.pool.members),
+        *(f"{s.digest}  suite {s.name}" for s in study.suites),
+    ]
     facts = dict(block(written, "provenance", Facts).facts)
     chosen = read.study_summary(driver.database, finished)["chosen"]
     assert facts["Recipe"] == read.trial_detail(driver.database, study, chosen)["recipe_digest"]

@@ -13,6 +13,7 @@ from services.report import svg, words
 from services.report.blocks import (
     Answers,
     Block,
+    Card,
     Cards,
     Cell,
     Code,
@@ -131,7 +132,7 @@ def _section(section: Section, images: bool) -> str:
 def _block(block: Block, images: bool) -> str:
     if isinstance(block, Text):
         tone = "" if block.tone == "plain" else f' class="tone {block.tone}"'
-        return f"<p{tone}>{escape(block.text)}</p>"
+        return f"<p{tone}>{_prose(block.text)}</p>"
     if isinstance(block, Cards):
         return f'<div class="cards">{"".join(map(_card, block.cards))}</div>'
     if isinstance(block, Facts):
@@ -146,12 +147,18 @@ def _block(block: Block, images: bool) -> str:
     return f'<div class="plots">{"".join(_figure(plot, images) for plot in block.plots)}</div>'
 
 
-def _card(card: object) -> str:
-    title, figure, beside, tone = (
-        escape(getattr(card, name)) for name in ("title", "figure", "beside", "tone")
-    )
+def _card(card: Card) -> str:
+    title, figure, beside = map(_prose, (card.title, card.figure, card.beside))
+    tone = escape(card.tone)
     return (
         f'<div class="card {tone}"><span>{title}</span><b>{figure}</b><small>{beside}</small></div>'
+    )
+
+
+def _prose(text: str) -> str:
+    """Escaped; a number keeps its sign of percent, and n what it is."""
+    return escape(
+        text.replace(" %", f"{words.HARD}%").replace("n = ", f"n{words.HARD}={words.HARD}")
     )
 
 
@@ -201,7 +208,7 @@ def _title(text: str) -> str:
 
 
 def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>' if text else ""
+    return f'<p class="note">{_prose(text)}</p>' if text else ""
 
 
 def _code(code: Code) -> str:

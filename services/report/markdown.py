@@ -6,9 +6,9 @@ cell keeps to its line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
-from services.model_card import plain
 from services.report import words
 from services.report.blocks import (
     Answers,
@@ -25,13 +25,16 @@ from services.report.blocks import (
     Text,
 )
 
-#: longer prompts have been cut before; a fence is longer than any run of backticks in its text
+#: characters with a meaning anywhere in a line, and those with one where a line begins
+_MARKS = re.compile(r"([\\`*_\[\]<>|~$&])")
+_START = re.compile(r"^([#+=-]|\d+(?=[.)]))")
+#: a fence is longer than any run of backticks in its text
 FENCE = "```"
 
 
 def page(report: Report, *, images: bool = True) -> str:
     """The whole text. `images`: plots are named as files, `NAME.svg`, beside it."""
-    lines = [f"# {_plain(report.title)}", "", _plain(report.subtitle), ""]
+    lines = [f"# {_plain(report.title)}", "", _line(report.subtitle), ""]
     for section in report.sections:
         lines += [*_section(section, images), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -44,7 +47,19 @@ def plots(report: Report) -> list[Plot]:
 
 
 def _plain(text: str) -> str:
-    return plain("".join(char for char in text if char.isprintable() or char.isspace()))
+    """Text that Markdown shows as it is, on one line, wherever it does not begin one."""
+    shown = "".join(char for char in text if char.isprintable() or char.isspace())
+    return _MARKS.sub(r"\\\1", " ".join(shown.split()))
+
+
+def _line(text: str) -> str:
+    """The same where a line begins."""
+    return _START.sub(lambda found: _begun(found.group()), _plain(text))
+
+
+def _begun(mark: str) -> str:
+    # of a list's number the dot is escaped: digits cannot be
+    return f"{mark}\\" if mark.isdigit() else f"\\{mark}"
 
 
 def _section(section: Section, images: bool) -> Iterator[str]:
@@ -56,8 +71,7 @@ def _section(section: Section, images: bool) -> Iterator[str]:
 
 def _block(block: Block, images: bool) -> Iterator[str]:
     if isinstance(block, Text):
-        strong = "" if block.tone == "plain" else "**"
-        yield f"{strong}{_plain(block.text)}{strong}"
+        yield _line(block.text) if block.tone == "plain" else f"**{_plain(block.text)}**"
     elif isinstance(block, Cards):
         for card in block.cards:
             yield f"- {_plain(card.title)}: **{_plain(card.figure)}** ({_plain(card.beside)})"
@@ -113,7 +127,7 @@ def _plot(plot: Plot, images: bool) -> Iterator[str]:
         yield from _rows((plot.title, ""), rows)
         yield ""
     elif plot.alt:
-        yield f"{_plain(plot.title)}: {_plain(plot.alt)}"
+        yield f"{_line(plot.title)}: {_plain(plot.alt)}"
         yield ""
 
 

@@ -183,8 +183,9 @@ def _limits(material: Material) -> str:
         return ""
     if missed:
         return f"on the {material.split} split it misses what was asked for: {'; '.join(missed)}"
-    number = words.many(len(material.study.spec.constraints), "constraint")
-    return f"it keeps the {number} of the study on the {material.split} split"
+    count = len(material.study.spec.constraints)
+    every = "constraint" if count == 1 else f"{count} constraints"
+    return f"it keeps the study's {every} on the {material.split} split"
 
 
 def missed_constraints(material: Material) -> list[str]:

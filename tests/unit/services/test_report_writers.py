@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from services.report import html, markdown, save, svg, words
 from services.report.blocks import (
@@ -121,6 +124,27 @@ def test_markdown_keeps_rows_to_their_columns_and_shows_no_html(text: str) -> No
     assert unescaped(outside, "<") == 0
     rows = [line for line in outside.split("\n") if line.startswith("|")]
     assert {unescaped(line, "|") for line in rows} == {3, 6}
+
+
+def inside(tokens: Sequence[Token]) -> Iterator[Token]:
+    """All tokens, those of lines too."""
+    for token in tokens:
+        yield token
+        yield from inside(token.children or ())
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts.filter(lambda text: any(c.isprintable() and not c.isspace() for c in text)))
+def test_a_reader_of_markdown_finds_our_structure_alone(text: str) -> None:
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    found = [token.type for token in inside(reader.parse(markdown.page(everything(text))))]
+    assert not {"html_block", "html_inline", "link_open", "code_inline", "s_open"} & set(found)
+    assert not {"blockquote_open", "ordered_list_open", "code_block", "hr"} & set(found)
+    assert found.count("table_open") == 2
+    assert found.count("tr_open") == 3 + 2
+    assert found.count("image") == 3
+    assert found.count("heading_open") == 2 + 3
+    assert found.count("fence") == 1
 
 
 def test_markdown_names_plots_as_files_or_writes_their_data() -> None:

@@ -32,6 +32,8 @@ from services.studies.record import Study
 MOST_ROWS = 12
 #: whiskers of more points would hide them
 MOST_WHISKERS = 16
+#: candidates that a plot shows: those of the best ranks, and all that are named
+MOST_POINTS = 400
 #: (metric, suite) of a scatter's axis
 Axis = tuple[str, str]
 
@@ -52,6 +54,8 @@ def _where(material: Material) -> Text:
         text = "Finalists and baselines on the validation split, from which the choice is made."
     else:
         text = "Every candidate on the search split: its best values are optimistic."
+    if len(_shown(material)) < len(material.open_found):
+        text += f" The plots show the {MOST_POINTS} of the best ranks, and all that have names."
     return Text(text=text)
 
 
@@ -125,7 +129,7 @@ def _axis_title(study: Study, axis: Axis) -> str:
 
 def _points(material: Material, axes: tuple[Axis, Axis]) -> list[tuple[Point, CandidateView]]:
     found = []
-    for candidate in material.open_found:
+    for candidate in _shown(material):
         x, y = (metric_of(candidate, *axis) for axis in axes)
         if x is None or y is None or x.value is None or y.value is None:
             continue
@@ -140,6 +144,15 @@ def _points(material: Material, axes: tuple[Axis, Axis]) -> list[tuple[Point, Ca
         )
         found.append((point, candidate))
     return found
+
+
+def _shown(material: Material) -> list[CandidateView]:
+    ranked = sorted(material.open_found, key=lambda c: (c.trial.rank or 0, c.trial.number))
+    best = {c.trial.number for c in ranked[:MOST_POINTS]}
+    named = ("chosen", "reference", "parent", "soup")
+    return [
+        c for c in material.open_found if c.trial.number in best or kind_of(material, c) in named
+    ]
 
 
 def kind_of(material: Material, candidate: CandidateView) -> Kind:

@@ -70,6 +70,12 @@ STYLE = """
   unicode-bidi: plaintext; background: none; border: 0; padding: 0; }
 .report pre.code { background: rgba(128,128,128,.12); border-radius: 6px; padding: 10px 12px; }
 .report summary { cursor: pointer; font-weight: 600; font-size: .9rem; margin: 12px 0 6px; }
+.report .table { overflow-x: auto; }
+@media (min-width: 641px) and (max-width: 980px) {
+  .report table { font-size: .75rem; }
+  .report td, .report th { padding-right: 7px; }
+  .report td small { font-size: .66rem; }
+}
 @media (max-width: 640px) {
   .report h1 { font-size: 1.35rem; }
   .report thead { display: none; }
@@ -86,7 +92,8 @@ STYLE = """
   .report dd { margin-bottom: 6px; }
 }
 @media print {
-  .report { font-size: 11px; max-width: none; }
+  .report { font-size: .95rem; max-width: none; }
+  .report .table { overflow: visible; }
   .report tr, .report figure, .report .card { break-inside: avoid; }
   .report h2, .report h3 { break-after: avoid; }
 }
@@ -97,7 +104,7 @@ body { margin: 0; padding: 28px 24px 60px; color: #1b1e23; background: #fff;
   font-family: system-ui, sans-serif; }
 @media (max-width: 640px) { body { padding: 18px 16px 40px; } }
 @media (prefers-color-scheme: dark) { body { color: #e4e6ea; background: #15181d; } }
-@media print { body { padding: 0; color: #000; background: #fff; } }
+@media print { html { font-size: 10.5px; } body { padding: 0; color: #000; background: #fff; } }
 """
 FORBIDDEN = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -183,7 +190,8 @@ def _table(table: Table) -> str:
         rows.append(f"<tr{marked}>{_cells(table.columns, [_cell(c) for c in row])}</tr>")
     return (
         _title(table.title)
-        + f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        + f'<div class="table"><table><thead><tr>{head}</tr></thead>'
+        + f"<tbody>{''.join(rows)}</tbody></table></div>"
         + _note(table.note)
     )
 
@@ -233,8 +241,8 @@ def _answers(block: Answers) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     return (
         _title(block.title)
-        + f'<table class="answers"><thead><tr>{head}</tr></thead>'
-        + f"<tbody>{''.join(rows)}</tbody></table>"
+        + f'<div class="table"><table class="answers"><thead><tr>{head}</tr></thead>'
+        + f"<tbody>{''.join(rows)}</tbody></table></div>"
         + _note(block.note)
     )
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from services.report import words
 from services.report.blocks import Cell, Number, Section, Table, Unit
 from services.report.material import Material, mean_score, metric_of
 from services.studies.propose import BASELINES
 from services.studies.read import CandidateView, Metric
+from services.studies.record import StudySuite
 from services.studies.space import mean_of
+
+#: more suites than this would make the table too wide
+MOST_SUITES = 8
 
 
 def section(material: Material) -> Section:
@@ -15,7 +21,7 @@ def section(material: Material) -> Section:
     study = material.study
     several = len(study.scored) > 1
     columns = ["model", *(["mean score"] if several else [])]
-    columns += [suite.name for suite in study.suites]
+    columns += [suite.name for suite in _suites(material)]
     columns += [*(["negative flips", "churn"] if study.scored else []), "weight"]
     found = [c for c in material.found if c.trial.role in BASELINES]
     found.sort(key=mean_score, reverse=True)
@@ -36,7 +42,8 @@ def _row(material: Material, candidate: CandidateView, several: bool) -> list[Ce
     row: list[Cell] = [name]
     row += [number(metric_of(candidate, "macro"))] if several else []
     row += [
-        number(metric_of(candidate, "score", s.name), text=s.form == "text") for s in study.suites
+        number(metric_of(candidate, "score", s.name), text=s.form == "text")
+        for s in _suites(material)
     ]
     if study.scored:
         row += [number(metric_of(candidate, name)) for name in ("negative_flip_rate", "churn")]
@@ -44,6 +51,12 @@ def _row(material: Material, candidate: CandidateView, several: bool) -> list[Ce
     named = dict(zip(study.pool.names, weights, strict=True))
     row.append(words.weight(named[trial.label]) if trial.role != "uniform" else None)
     return row
+
+
+def _suites(material: Material) -> Sequence[StudySuite]:
+    """Those with a column; none where there are so many that the table would be too wide."""
+    suites = material.study.suites
+    return suites if len(suites) <= MOST_SUITES or len(material.study.scored) < 2 else ()
 
 
 def number(metric: Metric | None, *, text: bool = False) -> Number | None:

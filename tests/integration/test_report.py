@@ -185,6 +185,28 @@ def test_scores_weights_and_the_front(driver: Driver, finished: int) -> None:
             assert row[2].value == candidate.metrics[""]["macro"].value
 
 
+def test_a_plot_of_very_many_candidates_shows_the_best_and_the_named(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = driver.submit(SPEC.replace("parallelism: 4", "parallelism: 1"))
+    while sum(t.told and t.role == "search" for t in driver.trials(number)) < 5:
+        advance(driver.database, number)
+        driver.finish(driver.claim(driver.queued(number)[0]))
+        advance(driver.database, number)
+    material = gather(driver.database, number)
+    assert len(block(reports.write(material), "front", Plots).plots[0].points) == len(
+        material.search
+    )
+    monkeypatch.setattr("services.report.front.MOST_POINTS", 1)
+    written = reports.write(material)
+    points = block(written, "front", Plots).plots[0].points
+    assert len(points) < len(material.search)
+    kinds = [p.kind for p in points]
+    assert kinds.count("parent") == len(material.study.pool.members) - 1
+    assert kinds.count("reference") == 1
+    assert "The plots show the 1 of the best ranks" in texts(written, "front")
+
+
 def test_cost_and_provenance(driver: Driver, finished: int) -> None:
     written = reports.build(driver.database, finished)
     rows = block(written, "cost", Table).rows

@@ -280,10 +280,12 @@ def test_the_report_is_read_opened_and_taken_along(
     waiting.value.save_as(saved)
     foreign: list[str] = []
     page.on("request", lambda r: r.url.startswith(("file:", "data:")) or foreign.append(r.url))
-    for width, height in ((1440, 900), (390, 844)):
+    tables = "[...document.querySelectorAll('.report .table')]"
+    for width, height in ((1440, 900), (820, 1180), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
         page.goto(saved.as_uri())
         expect(page.get_by_role("heading", name="Verdict")).to_be_visible()
         # nothing is wider than the page
         assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(f"{tables}.every(t => t.scrollWidth <= t.clientWidth)")
     assert foreign == []

@@ -71,12 +71,12 @@ STYLE = """
 .report pre.code { background: rgba(128,128,128,.12); border-radius: 6px; padding: 10px 12px; }
 .report summary { cursor: pointer; font-weight: 600; font-size: .9rem; margin: 12px 0 6px; }
 .report .table { overflow-x: auto; }
-@media (min-width: 641px) and (max-width: 980px) {
+@media screen and (min-width: 841px) and (max-width: 1000px) {
   .report table { font-size: .75rem; }
   .report td, .report th { padding-right: 7px; }
   .report td small { font-size: .66rem; }
 }
-@media (max-width: 640px) {
+@media screen and (max-width: 840px) {
   .report h1 { font-size: 1.35rem; }
   .report thead { display: none; }
   .report table, .report tbody, .report tr, .report td { display: block; }
@@ -94,6 +94,7 @@ STYLE = """
 @media print {
   .report { font-size: .95rem; max-width: none; }
   .report .table { overflow: visible; }
+  .report .plots { grid-template-columns: 1fr 1fr; }
   .report tr, .report figure, .report .card { break-inside: avoid; }
   .report h2, .report h3 { break-after: avoid; }
 }

@@ -6,7 +6,7 @@ import yaml
 
 from optim.recipe import Recipe
 from services.report import words
-from services.report.blocks import Code, Facts, Section
+from services.report.blocks import Block, Code, Facts, Section, Text
 from services.report.material import Material
 from services.version import code_version
 
@@ -29,7 +29,6 @@ def section(material: Material) -> Section:
     ]
     digests = [f"{m.digest}  checkpoint {m.name}" for m in study.pool.members]
     digests += [f"{suite.digest}  suite {suite.name}" for suite in study.suites]
-    recipe = Recipe.from_dict(detail["recipe_data"]).to_dict()
     spec = study.spec.model_dump(mode="json", exclude_defaults=True)
     return Section(
         name="provenance",
@@ -37,11 +36,20 @@ def section(material: Material) -> Section:
         blocks=[
             Facts(facts=facts),
             Code(title="Take it home", text=_commands(material), language="sh"),
-            Code(title="recipe.yaml", text=_yaml(recipe), language="yaml", folded=True),
+            recipe_block(Recipe.from_dict(detail["recipe_data"])),
             Code(title="study.yaml", text=_yaml(spec), language="yaml", folded=True),
             Code(title="Digests (SHA-256)", text="\n".join(digests), folded=True),
         ],
     )
+
+
+def recipe_block(recipe: Recipe) -> Block:
+    """The recipe to copy; weights of every column would be as long as the model is wide."""
+    if recipe.columns:
+        count = words.many(len(recipe.columns), "tensor")
+        text = f"The recipe has weights of every column for {count}: remelt cast writes it out."
+        return Text(text=text)
+    return Code(title="recipe.yaml", text=_yaml(recipe.to_dict()), language="yaml", folded=True)
 
 
 def _published(material: Material) -> list[dict[str, str]]:

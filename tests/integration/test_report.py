@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from optim.intervals import mcnemar, wilson
+from optim.recipe import Recipe
 from services import registry
 from services import report as reports
 from services.cli import cli
@@ -34,7 +36,9 @@ from services.report.blocks import (
     Text,
 )
 from services.report.material import Material, gather
+from services.report.provenance import recipe_block
 from services.report.verdict import headline
+from services.spec import parse_spec
 from services.studies import control, read, sealed
 from services.studies.advance import advance
 
@@ -233,16 +237,19 @@ def test_cost_and_provenance(driver: Driver, finished: int) -> None:
 
 
 def test_a_recipe_of_the_page_can_be_read_again(driver: Driver, finished: int) -> None:
-    import yaml
-
-    from optim.recipe import Recipe
-    from services.spec import parse_spec
-
     written = reports.build(driver.database, finished)
     recipe, spec = (block(written, "provenance", Code, i).text for i in (1, 2))
     facts = dict(block(written, "provenance", Facts).facts)
     assert Recipe.from_dict(yaml.safe_load(recipe)).digest == facts["Recipe"]
     assert parse_spec(spec) == driver.study(finished).spec
+
+
+def test_a_recipe_of_columns_is_not_written_out() -> None:
+    parents = ("a" * 64, "b" * 64)
+    recipe = Recipe(parents=parents, weights=(0.5, 0.5), columns={"x": ((0.1, 0.2), (0.9, 0.8))})
+    found = recipe_block(recipe)
+    assert isinstance(found, Text)
+    assert "1 tensor" in found.text
 
 
 def test_the_test_split_is_read_once_and_logged(driver: Driver, finished: int) -> None:
@@ -265,7 +272,12 @@ def test_before_the_choice_it_uses_open_splits_and_says_so(driver: Driver) -> No
     number = driver.submit(SPEC)
     with pytest.raises(BadInput, match="no results of its reference yet"):
         reports.build(driver.database, number)
-    for _ in range(12):
+    advance(driver.database, number)
+    driver.finish(driver.claim(driver.queued(number)[0]))
+    advance(driver.database, number)
+    alone = reports.build(driver.database, number)  # the reference, and nothing else
+    assert ET.fromstring(html.page(alone)) is not None
+    for _ in range(11):
         advance(driver.database, number)
         driver.finish(driver.claim(driver.queued(number)[0]))
     advance(driver.database, number)

@@ -5,6 +5,9 @@ The search phase cannot come here: it opens for studies that have made their cho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from optim.predictions import Predictions
 from services.db import Connection, Database, Row, rows
 from services.errors import BadInput
@@ -22,6 +25,33 @@ def final_report(database: Database, study_id: int, *, purpose: str) -> list[Can
         found = candidates_on(connection, study, "test")
         rows(connection, "studies.open_test", study=study_id, purpose=purpose, trials=len(found))
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """The test split as one reading saw it."""
+
+    #: finalists and baselines with their metrics
+    candidates: list[CandidateView]
+    #: what some of them answered, by trial number and suite name
+    answers: dict[int, dict[str, Predictions]]
+
+
+def final_answers(
+    database: Database, study_id: int, trials: Sequence[int], *, purpose: str
+) -> Opened:
+    """What `final_report` returns, and with it what those trials answered: one reading, logged
+    once. A trial that was not scored there has no answers. Raises what `final_report` raises."""
+    with database.transaction() as connection:
+        study = _opened(connection, study_id)
+        found = candidates_on(connection, study, "test")
+        answers = {
+            c.trial.number: load_predictions(connection, study, c.trial.id, "test")
+            for c in found
+            if c.trial.number in trials
+        }
+        rows(connection, "studies.open_test", study=study_id, purpose=purpose, trials=len(found))
+    return Opened(candidates=found, answers=answers)
 
 
 def sealed_predictions(

@@ -101,6 +101,14 @@ def _buttons(shown: Snapshot) -> None:
             _steer(shown, "resume")
         if shown.live:
             _cancel(shown)
+        if shown.summary["complete"]:
+            st.page_link(
+                badges.REPORT,
+                label="Report",
+                icon=":material/description:",
+                query_params={"study": str(study.id)},
+                width="content",
+            )
         with st.popover("Export", icon=":material/download:"):
             for kind, mime in (("csv", "text/csv"), ("json", "application/json")):
                 st.download_button(

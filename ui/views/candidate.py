@@ -70,6 +70,16 @@ def _head(shown: Snapshot, detail: Row) -> None:
         st.badge(role, color="gray")
         if detail["number"] == shown.summary["chosen"]:
             st.badge("chosen", icon=":material/check:", color="green")
+        if detail["role"] != "probe" and any(
+            e["state"] == "complete" for e in detail["evaluations"]
+        ):
+            st.page_link(
+                badges.REPORT,
+                label="Report",
+                icon=":material/description:",
+                query_params={"study": str(study.id), "trial": str(detail["number"])},
+                width="content",
+            )
     if detail["role"] == "probe":
         st.caption("It takes no part in the study: `remelt study attribute` and `explore` read it.")
 

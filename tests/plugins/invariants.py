@@ -20,6 +20,7 @@ from services import registry
 from services.db import Connection, Database, rows
 from services.settings import Settings
 from services.studies import read
+from services.studies.clusters import clusters_of
 from services.studies.evidence import Evidence, gather
 from services.studies.propose import minimised, searcher_of
 from services.studies.record import Split, Study, Trial, load_predictions, load_study, load_trials
@@ -168,11 +169,13 @@ def _tables_and_ranks(connection: Connection, study: Study, split: Split) -> Non
         table.setdefault(m["number"], {})[key] = (m["value"], m["low"], m["high"], m["n"])
     assert set(table) == {t.number for t in told}
     reference = next((t for t in trials if t.role == "reference"), None)
+    clusters = clusters_of(connection, study, split)
     for t in told:
         assert reference is not None
         old = load_predictions(connection, study, reference.id, split)
         new = load_predictions(connection, study, t.id, split)
-        again = {k: (v.value, v.low, v.high, v.n) for k, v in measure(study, old, new).items()}
+        measured = measure(study, old, new, clusters)
+        again = {k: (v.value, v.low, v.high, v.n) for k, v in measured.items()}
         assert again == table[t.number]
     front = {t.number for t in told if t.rank == 1}
     assert front == _front(study, told)
@@ -305,7 +308,8 @@ def _probes(connection: Connection, study: Study) -> None:
             table = {
                 (m["suite"], m["name"]): (m["value"], m["low"], m["high"], m["n"]) for m in stored
             }
-            again = {k: (v.value, v.low, v.high, v.n) for k, v in measure(study, old, new).items()}
+            measured = measure(study, old, new, clusters_of(connection, study, split))
+            again = {k: (v.value, v.low, v.high, v.n) for k, v in measured.items()}
             assert again == table
 
 

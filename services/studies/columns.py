@@ -23,9 +23,7 @@ STATES = ("queued", "running", "complete", "stopped", "failed", "abandoned", "ca
 SCAN = np.dtype(
     [("number", ">i4"), ("id", ">i8"), ("rank", ">i4"), ("state", ">i4"), ("told", ">i4")]
 )
-METRIC = np.dtype(
-    [("id", ">i8"), ("value", ">f8"), ("low", ">f8"), ("high", ">f8"), ("n", ">i4")]
-)
+METRIC = np.dtype([("id", ">i8"), ("value", ">f8"), ("low", ">f8"), ("high", ">f8"), ("n", ">i4")])
 #: text and other objects, one a trial
 OBJECTS = ("role", "slot", "label", "recipe_digest", "state", "error", "race")
 
@@ -120,9 +118,20 @@ class Columns:
         )  # fmt: skip
         return CandidateView(trial=trial, split=self.split, metrics=found)
 
+    def views(self) -> list[CandidateView]:
+        """Every trial with its metrics."""
+        found: list[dict[str, dict[str, Metric]]] = [{} for _ in range(len(self))]
+        for (suite, name), one in self.metrics.items():
+            columns = (_knowns(one.value), _knowns(one.low), _knowns(one.high), one.n.tolist())
+            for by, value, low, high, n in zip(found, *columns, strict=True):
+                if n:
+                    by.setdefault(suite, {})[name] = Metric(value=value, low=low, high=high, n=n)
+        bare = replace(self, metrics={})
+        return [replace(bare.view(i), metrics=by) for i, by in enumerate(found)]
+
     def view_of(self, number: int | None) -> CandidateView | None:
         """The trial of that number, None where there is none."""
-        places = np.flatnonzero(self.number == number) if number is not None else []
+        places = np.flatnonzero(self.number == (-1 if number is None else number))
         return self.view(int(places[0])) if len(places) else None
 
     def _each(self, change: Any) -> Columns:
@@ -171,6 +180,7 @@ def columns_of(found: Sequence[CandidateView]) -> Columns:
     trials = [c.trial for c in found]
     axes = max((len(t.objectives) for t in trials if t.objectives), default=0)
     keys = dict.fromkeys((s, name) for c in found for s, by in c.metrics.items() for name in by)
+    width = max((len(t.weights) for t in trials), default=0)
     missing = Metric(value=None, low=None, high=None, n=0)
     metrics = {}
     for suite, name in keys:
@@ -190,7 +200,7 @@ def columns_of(found: Sequence[CandidateView]) -> Columns:
         rank=_floats([t.rank for t in trials]),
         items=np.full(len(trials), np.nan),
         objectives=_table([t.objectives for t in trials], axes),
-        weights=_table([t.weights for t in trials], max((len(t.weights) for t in trials), default=0)),
+        weights=_table([t.weights for t in trials], width),
         metrics=metrics,
     )  # fmt: skip
 
@@ -295,6 +305,10 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _knowns(values: np.ndarray) -> list[float | None]:
+    return [None if v != v else v for v in values.tolist()]
+
+
 def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.array(values, dtype=np.float64)
 
@@ -306,6 +320,11 @@ def _objects(values: Sequence[Any]) -> np.ndarray:
 
 
 def _table(values: Sequence[Sequence[float] | None], width: int) -> np.ndarray:
-    """float64 [T, width], NaN rows for None."""
+    """float64 [T, width], NaN rows for None. A shorter row is that of all groups, repeated."""
     none = [np.nan] * width
-    return np.array([none if v is None else v for v in values]).reshape(len(values), width)
+    wide = [none if v is None else v if len(v) == width else _repeated(v, width) for v in values]
+    return np.array(wide, np.float64).reshape(len(values), width)
+
+
+def _repeated(row: Sequence[float], width: int) -> list[float]:
+    return [*row] * (width // len(row)) if len(row) else [np.nan] * width

@@ -46,11 +46,12 @@ DRAWN = ".st-key-front-{study} .js-plotly-plot .scatterlayer .points path"
 #: keeps when the app's script began and ended, and when the plot was drawn last
 WATCH = """study => {
     const app = document.querySelector('[data-testid=stApp]');
-    const plot = document.querySelector(`.st-key-front-${study} .js-plotly-plot`);
-    const seen = window.seen = {runs: [], drawn: 0, drawings: 0};
+    const plot = document.querySelector(`.st-key-front-${study}`);
+    const seen = window.seen = {runs: [], drawn: 0};
     const look = () => seen.runs.push([app.dataset.testScriptState, performance.now()]);
     new MutationObserver(look).observe(app, {attributeFilter: ['data-test-script-state']});
-    plot.on('plotly_afterplot', () => { seen.drawn = performance.now(); seen.drawings += 1; });
+    const drawn = () => { seen.drawn = performance.now(); };
+    new MutationObserver(drawn).observe(plot, {childList: true, subtree: true});
 }"""
 
 
@@ -150,7 +151,7 @@ def refreshed(page: Page, database: Database, study: int, pid: int) -> tuple[flo
     page.evaluate(WATCH, study)
     cpu = cpu_seconds(pid)
     large_study.tell_one(database, study)
-    page.wait_for_function("window.seen.drawings > 0")
+    page.wait_for_function("window.seen.drawn > 0")
     settle(page)
     seen = page.evaluate("window.seen")
     began = max(at for state, at in seen["runs"] if state == "running" and at < seen["drawn"])

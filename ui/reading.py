@@ -106,23 +106,25 @@ def _on_the_front(study_id: int, split: OpenSplit, mark: Mark, _study: Study) ->
     return certainty.on_the_front(database(), _study, split)
 
 
-def findings(shown: Snapshot) -> list[Finding]:
-    """What is wrong with the study, each with its mend. Of a running study they are found again
-    when a fiftieth more has been told, for it takes longer than drawing the page."""
-    told = int(trials(shown, "search").told.sum())
+def coarse(shown: Snapshot) -> Mark:
+    """A mark that changes with the study's state, and with every told trial of a small study, but
+    only with every fiftieth more of a large one that goes on: for what takes long and moves little.
+    """
     study = shown.study
-    coarse = (study.state, study.phase, told if told < 50 or not shown.live else _coarse(told))
-    return _findings(study.id, coarse, study)
+    if not shown.live:
+        return shown.mark
+    told = int(trials(shown, "search").told.sum())
+    step = 1 << (max(told // 50, 1).bit_length() - 1)
+    return (study.state, study.phase, told // step)
 
 
-def _coarse(told: int) -> int:
-    step = max(told // 50, 1)
-    step = 1 << (step.bit_length() - 1)
-    return told // step * step
+def findings(shown: Snapshot) -> list[Finding]:
+    """What is wrong with the study, each with its mend; as of the coarse mark."""
+    return _findings(shown.study.id, coarse(shown), shown.study)
 
 
 @st.cache_resource(show_spinner="Looking for what is wrong …", max_entries=32)
-def _findings(study_id: int, coarse: Mark, _study: Study) -> list[Finding]:
+def _findings(study_id: int, mark: Mark, _study: Study) -> list[Finding]:
     return health.findings(database(), _study)
 
 

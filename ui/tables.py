@@ -69,6 +69,8 @@ def trial_frame(
         scale = 100 if measure.unit == "%" else 1
         frame[measure.key], frame[f"± {measure.key}"] = scale * value, scale * half
     frame["weights"] = [words.trial_weights(study, w, most=3) for w in some.weights.tolist()]
+    if not shares:
+        del frame["on front"]
     return pd.DataFrame(frame)
 
 

@@ -4,6 +4,7 @@ worker did what. Pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
@@ -158,7 +159,9 @@ def timeline_figure(spans: Sequence[Span]) -> go.Figure | None:
     totals: dict[str, int] = {}
     for span in spans:
         totals[span.worker] = totals.get(span.worker, 0) + 1
-    names = sorted(sorted(totals, key=lambda name: -totals[name])[:MOST_WORKERS])
+    most = sorted(totals, key=lambda name: -totals[name])[:MOST_WORKERS]
+    names = sorted(most, key=lambda name: [int(p) if p.isdigit() else p for p in
+                                           re.split(r"(\d+)", name)])  # fmt: skip
     figure = go.Figure()
     for state, (colour, width) in SPANS.items():
         some = [s for s in spans if s.state == state and s.worker in names]

@@ -22,8 +22,8 @@ SHOWN = {
 }
 
 
-def filters(study: Study, columns: Columns) -> np.ndarray:
-    """The controls; bool [T]: which trials pass."""
+def filters(study: Study, columns: Columns) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """The controls; bool [T]: which trials pass, and what was chosen, to be compared."""
     keys = [f"filter-{name}-{study.id}" for name in ("shown", "roles", "text")]
     scores = [m for m in measures(study) if m.metric == "score"]
     with st.popover("Filter", icon=":material/filter_alt:", key="filter"):
@@ -42,7 +42,8 @@ def filters(study: Study, columns: Columns) -> np.ndarray:
             if (chosen := _range(study, measure, columns)) is not None:
                 ranges[measure] = chosen
         st.caption("Filters hold for every plot and for the table below.")
-    return matching(columns, shown or "all", roles, text, ranges)
+    made = (shown or "all", tuple(roles), text, tuple(ranges.items()))
+    return matching(columns, shown or "all", roles, text, ranges), made
 
 
 def _range(study: Study, measure: Measure, columns: Columns) -> tuple[float, float] | None:

@@ -34,7 +34,7 @@ def draw(shown: Snapshot) -> tuple[Columns, str]:
         zoom = st.toggle("around the front", value=True, key="zoom")
         bars = st.toggle("95 % intervals", value=True, key="bars")
         every = splits.trials(shown, split)
-        passes = choice.filters(study, every)
+        passes, made = choice.filters(study, every)
         st.space("stretch")
         splits.test_report(shown)
     trials = every if passes.all() else every.take(passes)
@@ -56,8 +56,7 @@ def draw(shown: Snapshot) -> tuple[Columns, str]:
         _scatter(shown, trials, split, x, y, zoom=zoom, bars=bars, picks=picks, selected=selected)
     if len(selected):
         _selected(shown, selected)
-    numbers = selected.number.tolist()
-    plots.draw(shown, trials, y, numbers)
+    plots.draw(shown, trials, y, selected.number.tolist(), (split, made))
     return trials, split
 
 

@@ -251,7 +251,7 @@ class TestStudy:
         app = open_page("study", study=1)
         said = texts(app)
         assert "Chosen: trial" in said
-        assert len(app.get("plotly_chart")) == 4
+        assert len(app.get("plotly_chart")) == 7
         assert [m.label for m in app.metric][:2] == ["Macro average", "Negative flips"]
         assert "n = 162 · validation" in said
 

@@ -144,7 +144,7 @@ class TestFront:
     def test_axes_say_what_unit_direction_split_and_n(self) -> None:
         figure = draw(make_study(), some_candidates())
         assert figure.layout.xaxis.title.text == (
-            "negative flips (% of items, lower is better) · search, n = 100"
+            "negative flips (% of items, lower is better)<br>search, n = 100"
         )
         assert "higher is better" in figure.layout.yaxis.title.text
 

@@ -7,7 +7,7 @@ customdata, and every text that is shown is escaped.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ from ui.plots.labels import MOST_OBSTACLES, place
 MOST_NAMES = 16
 #: intervals of a larger front would hide it: then only the chosen one and the reference have them
 MOST_BARS = 10
-#: of a larger selection these are ringed
-MOST_RINGS = 400
+#: a larger selection is dotted: rings would cover each other
+MOST_RINGS = 100
 #: share of the shown range that is left free around the points
 MARGIN = 0.08
 #: a zoomed plot also shows what lies within this share of the focus's range around it
@@ -102,12 +102,13 @@ def front_figure(
     _staircase(figure, study, told, x, y)
     theme.dress(figure, height=520, title=f"{y.title.capitalize()} against {x.title}")
     percents = {"tickformat": ".1%"}
-    figure.update_xaxes(title=x.axis(told), **(percents if x.unit == "%" else {}))
+    figure.update_xaxes(
+        title=x.axis(told).replace(" · ", "<br>"), **(percents if x.unit == "%" else {})
+    )
     figure.update_yaxes(title=y.axis(told), **(percents if y.unit == "%" else {}))
     figure.update_layout(
         uirevision=f"{x.key}|{y.key}|{told.split}|{zoom}",
         clickmode="event+select",
-        dragmode="select",
         meta={"outside": 0, "hidden": 0},
     )
     if not len(told):
@@ -126,7 +127,11 @@ def front_figure(
             few = int((kind == name).sum()) <= MOST_BARS
             figure.add_trace(draw.trace(members, mark, bars=bars and few))
     for name, mark in RINGS.items():
-        members = np.flatnonzero(np.isin(told.number, rings.get(name, [])))[:MOST_RINGS]
+        ringed = np.isin(told.number, rings.get(name, []))
+        if ringed.sum() > MOST_RINGS:  # dots, as many as can be told apart
+            ringed &= drawn
+            mark = replace(mark, symbol="circle", size=5)
+        members = np.flatnonzero(ringed)
         if len(members):
             trace = draw.trace(members, mark, bars=bars and mark.bars)
             trace.marker.line.width = 1.5 if name == SELECTED else 2.5

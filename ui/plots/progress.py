@@ -18,6 +18,8 @@ from ui.measures import Measure
 from ui.plots import thin
 
 HEIGHT = 270
+#: a larger selection is dotted: rings would cover each other
+MOST_RINGS = 100
 
 
 def best_figure(columns: Columns, measure: Measure, selected: Collection[int] = ()) -> go.Figure:
@@ -42,7 +44,10 @@ def best_figure(columns: Columns, measure: Measure, selected: Collection[int] = 
     )
     ringed = np.isin(numbers, list(selected))
     if ringed.any():
-        _points(figure, numbers[ringed], values[ringed], "selected", theme.ORANGE, "circle-open")
+        few = ringed.sum() <= MOST_RINGS
+        ringed &= drawn | few
+        symbol = "circle-open" if few else "circle"
+        _points(figure, numbers[ringed], values[ringed], "selected", theme.ORANGE, symbol)
     for role, colour in (("reference", theme.VERMILLION), ("uniform", theme.GREEN)):
         for place in np.flatnonzero(told.role == role):
             figure.add_hline(
@@ -69,7 +74,7 @@ def _points(
             y=y,
             mode="markers",
             name=name,
-            marker={"color": colour, "size": 6 if symbol == "circle" else 9, "symbol": symbol},
+            marker={"color": colour, "size": 5 if symbol == "circle" else 9, "symbol": symbol},
             hovertemplate="trial %{x}: %{y}<extra></extra>",
         )
     )

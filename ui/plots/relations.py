@@ -151,7 +151,7 @@ def importance_figure(study: Study, found: np.ndarray, measure: Measure) -> go.F
         figure, height=150 + 26 * len(names), title=f"Which weights go with {measure.title}"
     )
     figure.update_xaxes(
-        title="rank correlation (blue: better with more of it, hatched: worse)",
+        title="rank correlation<br>blue: better with more of it, hatched: worse",
         range=[-1.15, 1.15], zeroline=True, zerolinecolor=theme.GREY,
     )  # fmt: skip
     figure.update_layout(showlegend=False)

@@ -48,12 +48,14 @@ def draw(shown: Snapshot) -> tuple[Columns, str]:
     selection = _selection(shown)
     selected = trials.take(choice.inside(trials, x, y, selection))
     left, right = st.columns([7, 3], gap="medium")
+    with left:
+        plot = st.container()
+        picks = _picks(shown, trials)
+    with plot:
+        _scatter(shown, trials, split, x, y, zoom=zoom, bars=bars, picks=picks, selected=selected)
     with right:
         best = splits.best_open(shown)
         cards.draw(shown, every if split == "test" else reading.trials(shown, best))
-        picks = _picks(shown, trials)
-    with left:
-        _scatter(shown, trials, split, x, y, zoom=zoom, bars=bars, picks=picks, selected=selected)
     if len(selected):
         _selected(shown, selected)
     plots.draw(shown, trials, y, selected.number.tolist(), (split, made))
@@ -117,8 +119,8 @@ def _scatter(
     if left_out["hidden"]:
         more += f" {words.count(left_out['hidden'])} lie under others: select or filter to see all."
     st.caption(
-        "Click a point to open the candidate; drag a box, or a lasso (above the plot), to select "
-        f"several; double-click to end the selection.{more}"
+        "Click a point to open the candidate; drag to zoom, double-click to reset. To select "
+        f"several, take the box or the lasso above the plot.{more}"
     )
     made = event["selection"]
     if made["points"] and not (made.get("box") or made.get("lasso")):
@@ -140,15 +142,14 @@ def _picks(shown: Snapshot, trials: Columns) -> dict[str, int]:
     """Candidates worth a look, ringed in the plot: by name in the plot's `RINGS`, their numbers."""
     found: dict[str, int] = {}
     flips = flips_of(trials)
-    with st.container(border=True, gap="xsmall"):
-        st.markdown("**Pick from the front**")
+    with st.container(border=True, horizontal=True, gap="medium", vertical_alignment="bottom"):
         if (number := knee_of(shown.study, trials)) is not None:
             found["knee"] = number
-            _pick(shown, trials, "knee", number, "the least sum of the objectives, each scaled "
-                  "from the front's best to its worst value")  # fmt: skip
+            _pick(shown, trials, "Knee of the front", number, "the least sum of the objectives, "
+                  "each scaled from the front's best to its worst value")  # fmt: skip
         if not np.isnan(flips).all():
             most = st.number_input(
-                "at most this many negative flips",
+                "At most this many negative flips", width=250,
                 min_value=0, value=_few(trials, flips), step=1, key=f"few-flips-{shown.study.id}",
                 help="items that the reference gets right and the candidate wrong, over all "
                 "suites of the shown split; the best mean of the objectives among those that "
@@ -156,12 +157,12 @@ def _picks(shown: Snapshot, trials: Columns) -> dict[str, int]:
             )  # fmt: skip
             best = best_with_few_flips(shown.study, trials, int(most))
             if best is None:
-                st.caption("None has so few: raise the number.")
+                st.caption("None has so few: raise the number.", width="content")
             else:
                 found["few flips"] = best
-                _pick(shown, trials, "best of these", best, "")
+                _pick(shown, trials, "Best of these", best, "")
         elif not found:
-            st.caption("Nothing to pick from yet.")
+            st.caption("Nothing to pick from yet: candidates need results first.")
     return found
 
 
@@ -179,16 +180,15 @@ def _pick(shown: Snapshot, trials: Columns, name: str, number: int, why: str) ->
         ("", "negative_flip_rate") in trials.metrics) else None  # fmt: skip
     told = f"{words.plain(y.title)} {words.amount(y.value(candidate), y.unit)}"
     told += f", {flips} negative flips" if flips is not None else ""
-    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+    with st.container(width="content", gap=None):
+        st.caption(f"{name}: {told}", width="content", help=why or None)
         st.page_link(
             badges.CANDIDATE,
-            label=f"{name}: trial {number}",
+            label=f"trial {number}",
             icon=":material/open_in_new:",
             query_params={"study": str(shown.study.id), "trial": str(number)},
             width="content",
-            help=why or None,
         )
-        st.caption(told, width="content")
 
 
 def _selected(shown: Snapshot, selected: Columns) -> None:

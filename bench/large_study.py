@@ -51,9 +51,8 @@ class Made:
     trials: int
 
 
-def make(database: Database, folder: Path, trials: int, spare: int) -> Made:
+def make(database: Database, trials: int, spare: int) -> Made:
     """A running study of so many told trials, and `spare` more that are queued."""
-    _register(database, folder)
     number = submit(database, parse_spec(SPEC), owner="bench").study
     study = read.get_study(database, number)
     total = trials + spare
@@ -238,7 +237,7 @@ def _copy(connection: Connection, table: str, values: Iterable[Any]) -> None:
             copy.write_row(one)
 
 
-def _register(database: Database, folder: Path) -> None:
+def register(database: Database, folder: Path) -> None:
     """A pool of checkpoints that exist as rows only, and suites of short questions."""
     with database.transaction() as connection:
         pool = rows(connection, "registry.add_pool", name="wide", digest="0" * 64,

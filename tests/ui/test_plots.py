@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services import registry
@@ -204,6 +204,7 @@ class TestFront:
         assert len(draw(make_study(), []).data) == 1
         assert draw(make_study(), some_candidates()[:1]).layout.meta["outside"] == 0
 
+    @settings(deadline=None, max_examples=40)
     @given(
         st.lists(
             st.tuples(

@@ -101,14 +101,14 @@ def front_figure(
     figure = go.Figure()
     _staircase(figure, study, told, x, y)
     theme.dress(figure, height=520, title=f"{y.title.capitalize()} against {x.title}")
-    percents = {"tickformat": ".1%"}
-    figure.update_xaxes(
-        title=x.axis(told).replace(" · ", "<br>"), **(percents if x.unit == "%" else {})
-    )
-    figure.update_yaxes(title=y.axis(told), **(percents if y.unit == "%" else {}))
+    for measure, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
+        # in two lines: one would be cut off on a telephone
+        title = measure.axis(told).replace(" · ", "<br>")
+        update(title=title, tickformat=".1%" if measure.unit == "%" else None)
     figure.update_layout(
         uirevision=f"{x.key}|{y.key}|{told.split}|{zoom}",
         clickmode="event+select",
+        legend_y=-0.21,
         meta={"outside": 0, "hidden": 0},
     )
     if not len(told):

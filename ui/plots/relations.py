@@ -79,11 +79,12 @@ def _kinds(
     reference = some.role == "reference"
     best = some.number == (-1 if chosen is None else chosen)
     rest = ~(ringed | reference | best)
-    faint = "rgba(0, 114, 178, 0.25)"
+    # theme.BLUE and theme.ORANGE, through which other lines can be seen
+    faint, light = "rgba(0, 114, 178, 0.25)", "rgba(230, 159, 0, 0.4)"
     return [
         ("others", rest & ~some.front, theme.FAINT, 1),
         ("front", rest & some.front, theme.FAINT if ringed.any() else faint, 1),
-        ("selected", ringed & ~best, theme.ORANGE, 1.5),
+        ("selected", ringed & ~best, theme.ORANGE if ringed.sum() <= 30 else light, 1.5),
         ("reference", reference, theme.VERMILLION, 2.5),
         ("chosen", best, theme.GREEN, 3),
     ]

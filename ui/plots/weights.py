@@ -83,8 +83,9 @@ def heat_figure(
     what = "Mean weights of the groups" if grouped else "Weights"
     where = "the selected" if selected else "the front"
     best = f"{len(some)} best of {len(some) + left_out}" if left_out else "best"
-    title = f"{what} over {where}, {best} {order.title} first"
-    theme.dress(figure, height=150 + 26 * len(names), title=title)
+    title = f"{what} over {where}<br><sup>{best} {order.title} first</sup>"
+    theme.dress(figure, height=160 + 26 * len(names), title=title)
+    figure.update_layout(margin_t=58)
     figure.update_yaxes(autorange="reversed")
     candidate = "selected candidate" if selected else "candidate on the front"
     figure.update_xaxes(type="category", title=f"{candidate} (trial)")

@@ -149,7 +149,7 @@ def _picks(shown: Snapshot, trials: Columns) -> dict[str, int]:
                   "each scaled from the front's best to its worst value")  # fmt: skip
         if not np.isnan(flips).all():
             most = st.number_input(
-                "At most this many negative flips", width=250,
+                "At most this many negative flips", width=230,
                 min_value=0, value=_few(trials, flips), step=1, key=f"few-flips-{shown.study.id}",
                 help="items that the reference gets right and the candidate wrong, over all "
                 "suites of the shown split; the best mean of the objectives among those that "
@@ -181,7 +181,7 @@ def _pick(shown: Snapshot, trials: Columns, name: str, number: int, why: str) ->
     told = f"{words.plain(y.title)} {words.amount(y.value(candidate), y.unit)}"
     told += f", {flips} negative flips" if flips is not None else ""
     with st.container(width="content", gap=None):
-        st.caption(f"{name}: {told}", width="content", help=why or None)
+        st.caption(f"**{name}**  \n{told}", width="content", help=why or None)
         st.page_link(
             badges.CANDIDATE,
             label=f"trial {number}",

@@ -6,8 +6,8 @@ import numpy as np
 
 #: below this many points all are drawn
 FEW = 1500
-#: cells of a plot's inside, across and up: about 7 pixels each
-CELLS = (128, 60)
+#: cells of a plot's inside, across and up: about 9 pixels each, the size of a point
+CELLS = (96, 46)
 Range = tuple[float, float]
 
 

@@ -62,6 +62,7 @@ bench: .venv/.bench .venv/peers/.done  ## benches of the engine (15 minutes), an
 	$(BIN)/python bench/loop.py --peers .venv/peers/bin/python $(SMALL) $(LARGE)
 	$(BIN)/python bench/ranks.py
 	$(BIN)/python bench/curves.py
+	$(BIN)/python bench/pages.py
 	$(BIN)/python bench/table.py
 
 # whole searches, five of each searcher: with a real pool about an hour

@@ -5,11 +5,13 @@ Pure: a measure only knows how to find its metric in a `CandidateView`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from optim.rates import REFUSAL_RATES
 from services.spec import METRICS, Objective
+from services.studies.columns import Columns, Numbers
 from services.studies.read import CandidateView, Metric
 from services.studies.record import Study
 
@@ -81,17 +83,30 @@ class Measure:
         metric = self.of(candidate)
         return None if metric is None else metric.value
 
-    def items(self, found: Sequence[CandidateView]) -> int:
-        """How many items the metric rests on."""
-        return next((m.n for c in found if (m := self.of(c)) is not None), 0)
+    def numbers(self, columns: Columns) -> Numbers | None:
+        """The metric of all trials, None where no trial has it."""
+        return columns.metrics.get((self.suite, self.metric))
 
-    def axis(self, found: Sequence[CandidateView]) -> str:
+    def values(self, columns: Columns) -> np.ndarray:
+        """float64 [T]: the bare values of all trials, NaN where there is none."""
+        return columns.values(self.suite, self.metric)
+
+    @property
+    def what(self) -> str:
+        """The unit of an axis."""
+        shares = self.metric not in ("score", "macro")
+        return self.unit if self.unit != "%" else "% of items" if shares else "% right"
+
+    @property
+    def way(self) -> str:
+        """Which way is better, in words."""
+        return "higher is better" if self.better == "maximize" else "lower is better"
+
+    def axis(self, columns: Columns) -> str:
         """Title of an axis: what, unit, direction, split and n."""
-        unit = "% of items" if self.unit == "%" and self.metric not in ("score", "macro") else ""
-        unit = unit or ("% right" if self.unit == "%" else self.unit)
-        way = "higher is better" if self.better == "maximize" else "lower is better"
-        split = found[0].split if found else "search"
-        return f"{self.title} ({unit}, {way}) · {split}, n = {self.items(found)}"
+        numbers = self.numbers(columns)
+        n = 0 if numbers is None or not len(columns) else int(numbers.n.max())
+        return f"{self.title} ({self.what}, {self.way}) · {columns.split}, n = {n}"
 
 
 def measures(study: Study) -> list[Measure]:

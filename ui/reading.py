@@ -7,7 +7,8 @@ split is ever kept here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 import streamlit as st
@@ -16,7 +17,8 @@ from services import noise
 from services.cli.context import open_database
 from services.db import Database, Row
 from services.findings import Finding
-from services.studies import certainty, health, read, views
+from services.studies import certainty, columns, health, read, views
+from services.studies.columns import Columns
 from services.studies.read import CandidateView, Flip, OpenSplit
 from services.studies.record import Study
 
@@ -57,14 +59,41 @@ def _snapshot(study_id: int, mark: Mark) -> Snapshot:
     )
 
 
+@dataclass
+class _Held:
+    """The newest columns of one split of one study, and what was derived from them."""
+
+    mark: Mark | None = None
+    columns: Columns | None = None
+    curve: list[views.Progress] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _held(study_id: int, split: OpenSplit) -> _Held:
+    return _Held()
+
+
+def trials(shown: Snapshot, split: OpenSplit) -> Columns:
+    """Every trial on an open split. Read whole once; after that only what changed is read."""
+    held = _held(shown.study.id, split)
+    with held.lock:
+        if held.columns is None or held.mark != shown.mark:
+            held.columns = columns.read_columns(database(), shown.study, split, held.columns)
+            held.mark = shown.mark
+        return held.columns
+
+
 def candidates(shown: Snapshot, split: OpenSplit) -> list[CandidateView]:
-    """Every trial with its metrics on an open split."""
-    return _candidates(shown.study.id, split, shown.mark, shown.study)
+    """Every trial with its metrics on an open split, one by one."""
+    return _candidates(shown.study.id, split, shown.mark, trials(shown, split))
 
 
-@st.cache_resource(show_spinner="Reading candidates …", max_entries=32)
-def _candidates(study_id: int, split: OpenSplit, mark: Mark, _study: Study) -> list[CandidateView]:
-    return read.candidates(database(), _study, split)
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _candidates(
+    study_id: int, split: OpenSplit, mark: Mark, _columns: Columns
+) -> list[CandidateView]:
+    return _columns.views()
 
 
 def on_the_front(shown: Snapshot, split: OpenSplit) -> dict[int, float]:
@@ -77,24 +106,36 @@ def _on_the_front(study_id: int, split: OpenSplit, mark: Mark, _study: Study) ->
     return certainty.on_the_front(database(), _study, split)
 
 
-@st.cache_resource(show_spinner=False, max_entries=32)
+def coarse(shown: Snapshot) -> Mark:
+    """A mark that changes with the study's state, and with every told trial of a small study, but
+    only with every fiftieth more of a large one that goes on: for what takes long and moves little.
+    """
+    study = shown.study
+    if not shown.live:
+        return shown.mark
+    told = int(trials(shown, "search").told.sum())
+    step = 1 << (max(told // 50, 1).bit_length() - 1)
+    return (study.state, study.phase, told // step)
+
+
+def findings(shown: Snapshot) -> list[Finding]:
+    """What is wrong with the study, each with its mend; as of the coarse mark."""
+    return _findings(shown.study.id, coarse(shown), shown.study)
+
+
+@st.cache_resource(show_spinner="Looking for what is wrong …", max_entries=32)
 def _findings(study_id: int, mark: Mark, _study: Study) -> list[Finding]:
     return health.findings(database(), _study)
 
 
-def findings(shown: Snapshot) -> list[Finding]:
-    """What is wrong with the study, each with its mend."""
-    return _findings(shown.study.id, shown.mark, shown.study)
-
-
 def curve(shown: Snapshot) -> list[views.Progress]:
-    """Best value and hypervolume against evaluations, on the search split."""
-    return _curve(shown.study.id, shown.mark, shown.study)
-
-
-@st.cache_resource(show_spinner=False, max_entries=32)
-def _curve(study_id: int, mark: Mark, _study: Study) -> list[views.Progress]:
-    return views.progress(_study, read.candidates(database(), _study, "search"))
+    """Best value and hypervolume against evaluations, on the search split; points that are known
+    are not computed again."""
+    held, found = _held(shown.study.id, "search"), trials(shown, "search")
+    with held.lock:
+        if not held.curve or held.curve[-1].evaluations != int(found.told.sum()):
+            held.curve = views.progress(shown.study, found, held.curve)
+        return held.curve
 
 
 @st.cache_resource(show_spinner="Comparing answers …", max_entries=32)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from services.studies.columns import Columns
 from services.studies.read import CandidateView, Metric
 from services.studies.record import Study
 from ui import words
@@ -35,54 +37,47 @@ def shown_measures(study: Study) -> list[Measure]:
 
 def trial_frame(
     study: Study,
-    found: Sequence[CandidateView],
+    columns: Columns,
     chosen: int | None = None,
     shares: Mapping[int, float] | None = None,
+    most: int | None = None,
 ) -> pd.DataFrame:
-    """One row a trial, best rank first; shares in percent, half-widths of 95 % intervals in '±'.
+    """One row a trial, best rank first, of larger studies the first `most`; shares in percent,
+    half-widths of 95 % intervals in '±'.
 
     `shares`: by trial, how sure its place on the front is.
     """
-    shown, shares = shown_measures(study), shares or {}
-    rows = []
-    for candidate in sorted(found, key=_order):
-        trial = candidate.trial
-        race = trial.race if trial.state == "stopped" else None
-        row: dict[str, object] = {
-            "open": f"trial {trial.number}",
-            "number": trial.number,
-            "what": ROLES[trial.role] + (" · chosen" if trial.number == chosen else ""),
-            "name": trial.label,
-            "state": words.stopped(race) if race else trial.state,
-            "rank": trial.rank,
-            "on front": 100 * shares[trial.number] if trial.number in shares else None,
-            "feasible": candidate.feasible if trial.objectives is not None else None,
-        }
-        for measure in shown:
-            metric = measure.of(candidate)
-            row[measure.key] = _scaled(None if metric is None else metric.value, measure)
-            row[f"± {measure.key}"] = _scaled(_half_width(metric), measure)
-        row["weights"] = words.trial_weights(study, trial.weights, most=3)
-        rows.append(row)
-    frame = pd.DataFrame(rows)
-    if not frame.empty:
-        frame["rank"] = frame["rank"].astype("Int64")
-    return frame
-
-
-def _order(candidate: CandidateView) -> tuple[float, int]:
-    trial = candidate.trial
-    return (float("inf") if trial.rank is None else trial.rank, trial.number)
-
-
-def _half_width(metric: Metric | None) -> float | None:
-    if metric is None or metric.low is None or metric.high is None:
-        return None
-    return (metric.high - metric.low) / 2
-
-
-def _scaled(value: float | None, measure: Measure) -> float | None:
-    return None if value is None else value * (100 if measure.unit == "%" else 1)
+    some = columns.take(np.lexsort((columns.number, columns.rank))[:most])
+    number, shares = some.number, shares or {}
+    frame: dict[str, Any] = {
+        "open": [f"trial {n}" for n in number],
+        "number": number,
+        "what": [
+            ROLES[role] + (" · chosen" if n == chosen else "")
+            for role, n in zip(some.role, number, strict=True)
+        ],
+        "name": some.label,
+        "state": [
+            words.stopped(race) if state == "stopped" and race else state
+            for state, race in zip(some.state, some.race, strict=True)
+        ],
+        "rank": pd.array(some.rank, dtype="Float64").astype("Int64"),
+        "on front": [100 * shares[n] if n in shares else np.nan for n in number.tolist()],
+        "feasible": [
+            bool(ok) if told else None for ok, told in zip(some.feasible, some.told, strict=True)
+        ],
+    }
+    for measure in shown_measures(study):
+        numbers = measure.numbers(some)
+        missing = np.full(len(some), np.nan)
+        value = missing if numbers is None else numbers.value
+        half = missing if numbers is None else (numbers.high - numbers.low) / 2
+        scale = 100 if measure.unit == "%" else 1
+        frame[measure.key], frame[f"± {measure.key}"] = scale * value, scale * half
+    frame["weights"] = [words.trial_weights(study, w, most=3) for w in some.weights.tolist()]
+    if not shares:
+        del frame["on front"]
+    return pd.DataFrame(frame)
 
 
 def seen_frame(study: Study, race: Mapping[str, Any]) -> pd.DataFrame:

@@ -42,6 +42,9 @@ STYLE = """
 }
 @media (max-width: 699px) {
   .st-key-wide-only { display: none; }
+  /* a dozen axes side by side: to be moved across rather than pressed together */
+  .st-key-parallel { overflow-x: auto; }
+  .st-key-parallel > div { min-width: 720px; }
 }
 .st-key-spec textarea { font-family: monospace; font-size: 0.875rem; }
 </style>

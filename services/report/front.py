@@ -25,6 +25,7 @@ from services.report.material import Material, metric_of
 from services.report.pool import number
 from services.spec import METRICS
 from services.studies import views
+from services.studies.columns import columns_of
 from services.studies.read import CandidateView
 from services.studies.record import Study
 
@@ -195,7 +196,7 @@ def _near(points: Sequence[tuple[Point, CandidateView]]) -> list[Point]:
 
 def _curve(material: Material) -> list[Curve]:
     """How the front grew with the evaluations."""
-    curve = views.progress(material.study, material.search)
+    curve = views.progress(material.study, columns_of(material.search))
     several = material.study.axes > 1
     values = [(float(p.evaluations), p.hypervolume if several else p.best) for p in curve]
     known = [(x, y) for x, y in values if y is not None]

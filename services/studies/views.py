@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optim.pareto import hypervolume
+import numpy as np
+
+from optim.pareto import hypervolumes
 from services import registry
 from services.db import Connection, Database, Row
 from services.errors import NotFound, SpecRefused
 from services.spec import METRICS, Objective, StudySpec
 from services.studies import read
-from services.studies.propose import BASELINES, merit, minimised
-from services.studies.read import CandidateView
+from services.studies.columns import Columns
+from services.studies.propose import BASELINES
 from services.studies.record import Study
 from services.studies.space import make_space
 
@@ -29,7 +31,9 @@ from services.studies.submit import (
 )
 
 #: points of a progress curve at most: more would not be seen
-CURVE_POINTS = 80
+CURVE_POINTS = 40
+#: evaluations of a timeline at most: more would not be told apart
+MOST_SPANS = 600
 
 
 def list_mark(database: Database) -> tuple[Any, ...]:
@@ -156,32 +160,65 @@ class Progress:
     hypervolume: float | None
 
 
-def progress(study: Study, found: Sequence[CandidateView]) -> list[Progress]:
-    """Best value and hypervolume against evaluations, in the order of the trials.
+def progress(study: Study, columns: Columns, known: Sequence[Progress] = ()) -> list[Progress]:
+    """Best value and hypervolume against evaluations, in the order in which they were told.
 
     The hypervolume's reference point is the worst baseline in every objective: it stands as soon
-    as the baselines are told, so the curve never jumps.
+    as the baselines are told, so the curve never jumps. `known`: an earlier curve of the study,
+    whose points are not computed again.
     """
-    told = [c.trial for c in found if c.trial.objectives is not None]
-    values = [minimised(study, t.objectives or ()) for t in told]
-    base = [v for t, v in zip(told, values, strict=True) if t.role in BASELINES]
-    if not base:
+    told = columns.take(columns.told)
+    told = told.take(np.argsort(told.told_at, kind="stable"))
+    base = np.isin(told.role, BASELINES)
+    if not base.any():
         return []
-    violations = [t.violation or 0.0 for t in told]
-    worst = [max(axis) for axis in zip(*base, strict=True)]
-    step = max(1, len(told) // CURVE_POINTS)
-    curve: list[Progress] = []
-    best: float | None = None
-    for count, trial in enumerate(told, start=1):
-        if (trial.violation or 0.0) <= 0:
-            best = merit(study, trial) if best is None else max(best, merit(study, trial))
-        if count % step and count != len(told):
-            continue
-        volume = None
-        if study.axes > 1 and count >= len(base):
-            volume = hypervolume(values[:count], violations[:count], worst)
-        curve.append(Progress(evaluations=count, best=best, hypervolume=volume))
-    return curve
+    values = told.objectives * np.array(study.signs)
+    worst, feasible = values[base].max(axis=0), told.feasible
+    merits = np.where(feasible, merits_of(study, told), -np.inf)
+    best = np.maximum.accumulate(merits)
+    first = int(np.flatnonzero(base).max()) + 1
+    # steps that double: the points of a longer curve hold those of a shorter one
+    step = 1 << max(0, (len(told) - 1) // CURVE_POINTS).bit_length()
+    counts = dict.fromkeys([*range(step, len(told) + 1, step), len(told)])
+    volumes = {p.evaluations: p.hypervolume for p in known if p.hypervolume is not None}
+    new = [count for count in counts if count >= first and count not in volumes]
+    if study.axes > 1:
+        points = np.where(feasible[:, None], values, np.inf)
+        volumes |= dict(zip(new, hypervolumes(points, new, worst.tolist()), strict=True))
+    return [
+        Progress(
+            evaluations=count,
+            best=float(best[count - 1]) if np.isfinite(best[count - 1]) else None,
+            hypervolume=volumes.get(count),
+        )
+        for count in counts
+    ]
+
+
+def merits_of(study: Study, columns: Columns) -> np.ndarray:
+    """float64 [T]: `propose.merit` of every trial, NaN for those without results."""
+    return -(columns.objectives * np.array(study.signs)).mean(axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """One evaluation on its worker; seconds since 1970."""
+
+    trial: int
+    split: str
+    state: str
+    worker: str
+    attempt: int
+    started: float
+    #: now, while it runs
+    finished: float
+
+
+def timeline(database: Database, study_id: int) -> list[Span]:
+    """When which worker evaluated what: the newest `MOST_SPANS` evaluations, newest first. The
+    test split is among them: that it was evaluated says nothing about the answers."""
+    found = database.rows("columns.spans", study=study_id, most=MOST_SPANS)
+    return [Span(trial=r.pop("number"), **r) for r in found]
 
 
 def workers(database: Database) -> list[Row]:

@@ -28,6 +28,7 @@ from services.studies import (
     views,
 )
 from services.studies.advance import advance
+from services.studies.columns import columns_of
 from services.studies.evidence import gather
 from services.studies.export import export_study
 from services.studies.probes import Probe
@@ -105,7 +106,7 @@ def everything(driver: Driver, number: int) -> dict[str, Any]:
     for split in probes.SPLITS:
         candidates = read.candidates(database, study, split)
         found[split] = candidates
-        found[f"{split} curve"] = views.progress(study, candidates)
+        found[f"{split} curve"] = views.progress(study, columns_of(candidates))
         found[f"{split} front"] = certainty.on_the_front(database, study, split)
         found[f"{split} metrics"] = database.rows("studies.metrics", study=number, split=split)
     return found

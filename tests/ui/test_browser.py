@@ -20,6 +20,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from services.studies import read, sealed
+from services.studies.columns import read_columns
+from services.studies.looking import knee_of
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60
@@ -144,9 +146,9 @@ def click_front(page: Page) -> None:
     place = page.evaluate(
         """plot => {
             const drawn = document.querySelector(plot);
-            const trace = drawn.data.findIndex(t => t.name === 'front');
+            const trace = drawn._fullData.find(t => t.name === 'front');
             const area = drawn.querySelector('.draglayer .nsewdrag').getBoundingClientRect();
-            const {xaxis, yaxis} = drawn._fullLayout, {x, y} = drawn.data[trace];
+            const {xaxis, yaxis} = drawn._fullLayout, {x, y} = trace;
             const last = x.length - 1;
             return [area.left + xaxis.d2p(x[last]), area.top + yaxis.d2p(y[last])];
         }""",
@@ -244,6 +246,40 @@ def test_a_row_of_the_trial_table_opens_its_candidate(page: Page, address: str) 
     page.wait_for_timeout(1000)
     table.click(position={"x": 35, "y": 52})  # the first row, below the head of 35 pixels
     expect(page).to_have_url(re.compile(r"/candidate\?study=1&trial=0"))
+
+
+def drag_box(page: Page) -> None:
+    """Draw a box around the whole inside of the scatter."""
+    expect(page.locator(f"{PLOT} .scatterlayer .points path").first).to_be_visible()
+    page.locator(PLOT).hover()
+    page.locator(f"{PLOT} [data-attr=dragmode][data-val=select]").click()
+    area = page.locator(f"{PLOT} .draglayer .nsewdrag").first.bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + 4, area["y"] + 4)
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2, steps=4)
+    page.mouse.move(area["x"] + area["width"] - 4, area["y"] + area["height"] - 4, steps=4)
+    page.mouse.up()
+
+
+def test_from_a_filter_and_a_box_to_a_picked_candidate(
+    page: Page, address: str, study_with_results: Any
+) -> None:
+    database = study_with_results.database
+    study = read.get_study(database, 1)
+    trials = read_columns(database, study, "search")
+    page.goto(f"{address}/study?study=1")
+    page.get_by_role("button", name="Filter").click()
+    page.get_by_role("radio", name="front").click()
+    shown = int(trials.front.sum())
+    expect(page.get_by_text(f"The filter shows {shown} of {len(trials)} trials")).to_be_visible()
+    page.keyboard.press("Escape")
+    drag_box(page)
+    expect(page.get_by_text(re.compile(rf"Selected: {shown} candidate"))).to_be_visible()
+    expect(page.get_by_text("Weights over the selected")).to_be_visible()
+    number = knee_of(study, trials)
+    page.get_by_role("link", name=f"trial {number}").first.click()
+    expect(page).to_have_url(re.compile(rf"/candidate\?study=1&trial={number}$"))
 
 
 def test_nothing_is_fetched_from_elsewhere(page: Page, address: str) -> None:

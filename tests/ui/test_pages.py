@@ -19,7 +19,7 @@ from services.cli import front
 from services.db import Database
 from services.settings import settings
 from services.spec import Groups, Racing, parse_spec
-from services.studies import read, sealed
+from services.studies import columns, read, sealed
 from services.studies.propose import merit
 from services.studies.read import CandidateView
 from services.studies.space import make_recipe
@@ -165,7 +165,7 @@ class TestGroups:
         assert Recipe.from_dict(yaml.safe_load(written)) == recipe
         heat = json.loads(app.get("plotly_chart")[0].proto.spec)["data"][0]
         assert heat["x"] == ["attention", "mlp", "the rest"]
-        frame = tables.trial_frame(study, read.candidates(database, study))
+        frame = tables.trial_frame(study, columns.read_columns(database, study, "search"))
         assert any("(mean of 3 groups)" in text for text in frame["weights"])
         open_page("study", study=1)
 
@@ -251,7 +251,7 @@ class TestStudy:
         app = open_page("study", study=1)
         said = texts(app)
         assert "Chosen: trial" in said
-        assert len(app.get("plotly_chart")) == 4
+        assert len(app.get("plotly_chart")) == 7
         assert [m.label for m in app.metric][:2] == ["Macro average", "Negative flips"]
         assert "n = 162 · validation" in said
 

@@ -10,6 +10,7 @@ from services.db import Database
 from services.errors import SpecRefused
 from services.spec import parse_spec
 from services.studies import control, read, views
+from services.studies.columns import read_columns
 from services.studies.record import Study
 
 PREFLIGHT = "name: a\npool: letters\nsuites: [reviews, prose]\nbudget: {trials: 10, finalists: 3}\n"
@@ -73,7 +74,7 @@ class TestPreflight:
 class TestProgress:
     def test_curves_never_fall(self, study_with_results: Any) -> None:
         database, study = study_with_results.database, self.study(study_with_results)
-        curve = views.progress(study, read.candidates(database, study))
+        curve = views.progress(study, read_columns(database, study, "search"))
         best = [p.best for p in curve if p.best is not None]
         volume = [p.hypervolume for p in curve if p.hypervolume is not None]
         assert best == sorted(best)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
-from services.studies.read import CandidateView
+from services.studies.columns import Columns
+from services.studies.looking import weights_of
 from services.studies.record import Study
-from services.studies.space import mean_of, rows_of
+from services.studies.space import rows_of
 from ui import theme, words
 from ui.measures import Measure
 
@@ -58,25 +60,35 @@ def groups_figure(study: Study, rows: Mapping[str, Sequence[float]]) -> go.Figur
 
 
 def heat_figure(
-    study: Study, found: Sequence[CandidateView], order: Measure, chosen: int | None = None
+    study: Study,
+    columns: Columns,
+    order: Measure,
+    chosen: int | None = None,
+    selected: Collection[int] = (),
 ) -> go.Figure | None:
-    """Weights of the front's candidates, sorted by a measure; None without a front."""
-    front = [c for c in found if c.trial.rank == 1 and c.trial.objectives is not None]
+    """Weights of the front's candidates, or of the selected ones, sorted by a measure; None where
+    there are none."""
+    mask = np.isin(columns.number, list(selected)) & columns.told if selected else columns.front
+    some = columns.take(mask)
+    values = order.values(some)
     sign = -1 if order.better == "maximize" else 1
-    front.sort(key=lambda c: sign * (order.value(c) or 0.0))
-    front = front[:MOST_COLUMNS]
-    if not front:
+    places = np.argsort(sign * np.nan_to_num(values), kind="stable")[:MOST_COLUMNS]
+    some, left_out = some.take(places), len(some) - len(places)
+    if not len(some):
         return None
     names = [_name(study, name) for name in study.pool.names]
-    rows = [mean_of(study, c.trial.weights) for c in front]
-    values = [[row[parent] for row in rows] for parent in range(len(names))]
-    figure = _heat(values, [_column(c, chosen) for c in front], names)
-    grouped = any(len(rows_of(study, c.trial.weights)) > 1 for c in front)
+    rows = weights_of(study, some)
+    figure = _heat(rows.T.tolist(), [_column(some, i, chosen) for i in range(len(some))], names)
+    grouped = any(len(rows_of(study, weights)) > 1 for weights in some.weights.tolist())
     what = "Mean weights of the groups" if grouped else "Weights"
-    title = f"{what} over the front, best {order.title} first"
-    theme.dress(figure, height=150 + 26 * len(names), title=title)
+    where = "the selected" if selected else "the front"
+    best = f"{len(some)} best of {len(some) + left_out}" if left_out else "best"
+    title = f"{what} over {where}<br><sup>{best} {order.title} first</sup>"
+    theme.dress(figure, height=160 + 26 * len(names), title=title)
+    figure.update_layout(margin_t=58)
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(type="category", title="candidate on the front (trial)")
+    candidate = "selected candidate" if selected else "candidate on the front"
+    figure.update_xaxes(type="category", title=f"{candidate} (trial)")
     return figure
 
 
@@ -107,7 +119,7 @@ def _name(study: Study, name: str) -> str:
     return words.markup(name) + (" (reference)" if name == study.reference else "")
 
 
-def _column(candidate: CandidateView, chosen: int | None) -> str:
-    trial = candidate.trial
-    mark = " chosen" if trial.number == chosen else ""
-    return f"#{trial.number}{mark}" if trial.role == "search" else words.markup(trial.label)
+def _column(columns: Columns, place: int, chosen: int | None) -> str:
+    number, role = int(columns.number[place]), columns.role[place]
+    mark = " chosen" if number == chosen else ""
+    return f"#{number}{mark}" if role == "search" else words.markup(columns.label[place])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import streamlit as st
 
-from services.studies.propose import merit
+from services.studies.columns import Columns
 from services.studies.read import CandidateView
+from services.studies.views import merits_of
 from ui import badges, reading, words
 from ui.measures import Measure, defaults, measures, objectives
 from ui.reading import Snapshot
@@ -16,13 +17,12 @@ from ui.reading import Snapshot
 MOST_CARDS = 4
 
 
-def title(shown: Snapshot, found: Sequence[CandidateView]) -> None:
+def title(shown: Snapshot, columns: Columns) -> None:
     """Which candidate is the answer, its weights, and the way to it; or why there is none."""
     study = shown.study
-    told = [c for c in found if c.trial.objectives is not None]
-    candidate = leading(shown, told)
+    candidate = leading(shown, columns)
     if candidate is None:
-        _nothing(shown, bool(told))
+        _nothing(shown, bool(columns.told.any()))
         return
     number = candidate.trial.number
     chosen = number == shown.summary["chosen"]
@@ -41,11 +41,10 @@ def title(shown: Snapshot, found: Sequence[CandidateView]) -> None:
         )
 
 
-def draw(shown: Snapshot, found: Sequence[CandidateView]) -> None:
+def draw(shown: Snapshot, columns: Columns) -> None:
     """The answer's main numbers, with change, interval, n and split beside them."""
-    told = [c for c in found if c.trial.objectives is not None]
-    reference = next((c for c in told if c.trial.role == "reference"), None)
-    candidate = leading(shown, told)
+    reference = reference_of(columns)
+    candidate = leading(shown, columns)
     if candidate is None or reference is None:
         return
     for measure in _important(shown):
@@ -63,13 +62,22 @@ def health(shown: Snapshot) -> None:
         st.warning(text, icon=":material/health_and_safety:")
 
 
-def leading(shown: Snapshot, told: Sequence[CandidateView]) -> CandidateView | None:
+def leading(shown: Snapshot, columns: Columns) -> CandidateView | None:
     """The chosen candidate; before there is one, the feasible one of highest merit."""
-    chosen = next((c for c in told if c.trial.number == shown.summary["chosen"]), None)
+    told = columns.take(columns.told)
+    chosen = told.view_of(shown.summary["chosen"])
     if chosen is not None:
         return chosen
-    feasible = [c for c in told if c.feasible]
-    return max(feasible, key=lambda c: merit(shown.study, c.trial), default=None)
+    feasible = told.take(told.feasible)
+    if not len(feasible):
+        return None
+    return feasible.view(int(np.argmax(merits_of(shown.study, feasible))))
+
+
+def reference_of(columns: Columns) -> CandidateView | None:
+    """The reference, once it has results."""
+    places = np.flatnonzero(columns.told & (columns.role == "reference"))
+    return columns.view(int(places[0])) if len(places) else None
 
 
 def _important(shown: Snapshot) -> list[Measure]:

@@ -11,6 +11,7 @@ from typing import cast
 import streamlit as st
 
 from services.studies import sealed
+from services.studies.columns import Columns, columns_of
 from services.studies.read import CandidateView, OpenSplit
 from ui import guard, reading, words
 from ui.reading import Snapshot
@@ -56,6 +57,13 @@ def read(shown: Snapshot, split: str) -> list[CandidateView]:
     if split == "test":
         return opened(shown.study.id) or []
     return reading.candidates(shown, cast(OpenSplit, split))
+
+
+def trials(shown: Snapshot, split: str) -> Columns:
+    """The same as columns."""
+    if split == "test":
+        return columns_of(opened(shown.study.id) or [])
+    return reading.trials(shown, cast(OpenSplit, split))
 
 
 def on_the_front(shown: Snapshot, split: str) -> dict[int, float]:

@@ -2,52 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
 
 from services.studies import read
-from services.studies.read import CandidateView
-from ui import reading, tables, words
+from services.studies.columns import Columns
+from ui import badges, reading, tables, words
 from ui.reading import Snapshot
 from ui.study import splits
-from ui.study.front import open_candidate
 
-CLICK = "trial-click"
+#: rows that a table sends to the browser, at most
+MOST_ROWS = 500
 
 
-def draw(shown: Snapshot, found: Sequence[CandidateView], split: str) -> None:
-    """Every trial, best rank first; the first column opens it."""
-    shares = splits.on_the_front(shown, split) if found else {}
-    frame = tables.trial_frame(shown.study, found, shown.summary["chosen"], shares)
+def draw(shown: Snapshot, columns: Columns, split: str) -> None:
+    """Every trial that passes the filters, best rank first; the first column opens it."""
+    shares = splits.on_the_front(shown, split) if len(columns) else {}
     st.markdown(f"##### Trials · {split} split")
-    if frame.empty:
-        st.caption("none yet")
+    if not len(columns):
+        st.caption("No trial passes the filters: widen them above." if shown.summary["complete"]
+                   else "none yet")  # fmt: skip
         return
+    grid(shown, columns, shares, key="trials", alt="Trials with their metrics")
+    churn = columns.metrics.get(("", "churn"))
+    n = 0 if churn is None else int(churn.n.max())
+    more = (
+        f"The best {words.count(MOST_ROWS)} of {words.count(len(columns))} by rank; filter to see "
+        "others, or export all. "
+        if len(columns) > MOST_ROWS
+        else ""
+    )
+    st.caption(
+        f"{more}Shares in percent; ± is half of the 95 % interval. Over all suites n = {n} items "
+        f"of the {split} split. Flips and churn are against {words.plain(shown.study.reference)}."
+    )
+
+
+def grid(
+    shown: Snapshot,
+    columns: Columns,
+    shares: Mapping[int, float],
+    *,
+    key: str,
+    alt: str,
+    height: int | Literal["auto"] = "auto",
+) -> None:
+    """Trials as a table, at most `MOST_ROWS`; a click on the first column opens one."""
+    frame = tables.trial_frame(
+        shown.study, columns, shown.summary["chosen"], shares, most=MOST_ROWS
+    )
     st.dataframe(
         frame,
-        key=f"trials-{shown.study.id}",
-        column_config=_columns(shown),
+        key=f"{key}-{shown.study.id}",
+        column_config=_columns(shown, f"{key}-click"),
         hide_index=True,
         width="stretch",
-        alt="Trials with their metrics",
+        height=height,
+        alt=alt,
     )
-    n = max((m.n for c in found for m in [c.metrics.get("", {}).get("churn")] if m), default=0)
-    st.caption(
-        f"Shares in percent; ± is half of the 95 % interval. Over all suites n = {n} items of the "
-        f"{split} split. Flips and churn are against {words.plain(shown.study.reference)}."
-    )
-    click = st.session_state.get(CLICK)
+    click = st.session_state.get(f"{key}-click")
     if click is not None:
-        open_candidate(shown, int(frame["number"].iloc[click["row"]]))
+        badges.go(
+            badges.CANDIDATE,
+            study=shown.study.id,
+            trial=int(frame["number"].iloc[click["row"]]),
+        )
 
 
-def _columns(shown: Snapshot) -> dict[str, Any]:
+def _columns(shown: Snapshot, click: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "open": st.column_config.ButtonColumn(
-            "", type="tertiary", key=CLICK, help="open the candidate", width=70, pinned=True
+            "", type="tertiary", key=click, help="open the candidate", width=70, pinned=True
         ),
         "number": None,
         "what": st.column_config.TextColumn("what", width=130),

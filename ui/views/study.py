@@ -18,12 +18,14 @@ def main() -> None:
     with guard.explained():
         shown = reading.snapshot(number)
         head.draw(shown)
-        cards.title(shown, reading.candidates(shown, splits.best_open(shown)))
-        cards.health(shown)
-        found, split = front.draw(shown)
-        table.draw(shown, found, split)
+        cards.title(shown, reading.trials(shown, splits.best_open(shown)))
+        findings = st.container()
+        trials, split = front.draw(shown)
+        table.draw(shown, trials, split)
         table.descents(shown)
         table.events(shown)
+        with findings:  # last: of a large study they take longer than all that is drawn
+            cards.health(shown)
 
 
 if __name__ == "__main__":

@@ -43,11 +43,9 @@ WHERE t.study_id = %(study)s AND t.role = 'search' AND e.split = 'search'
   AND e.state IN ('complete', 'stopped')
 
 -- name: change_mark
--- One cheap value that differs whenever anything of the study did.
-SELECT s.changed_at, s.state, s.phase,
-       (SELECT count(*) FROM evaluation e JOIN trial t ON t.id = e.trial_id
-        WHERE t.study_id = s.id AND e.told_at IS NOT NULL) AS told
-FROM study s WHERE s.id = %(study)s
+-- One cheap value that differs whenever anything of the study did: whatever is told or asked for
+-- touches the study.
+SELECT s.changed_at, s.state, s.phase FROM study s WHERE s.id = %(study)s
 
 -- name: trial_detail
 SELECT t.*, t.recipe AS recipe_data FROM trial t

@@ -162,7 +162,10 @@ ORDER BY 1
 -- saw; any other has scored those that it has predictions of.
 SELECT count(*) FILTER (WHERE t.role = 'search')::int AS trials,
        count(*) FILTER (WHERE e.state IN ('queued', 'running'))::int AS open,
-       coalesce(sum(coalesce((e.cost->>'items')::bigint, p.items, 0))
+       -- predictions are counted only of those whose cost does not say it
+       coalesce(sum(coalesce((e.cost->>'items')::bigint,
+                             (SELECT sum(p.n) FROM prediction p
+                              WHERE p.trial_id = t.id AND p.split = 'search'), 0))
                 FILTER (WHERE e.state NOT IN ('queued', 'running')), 0)::bigint AS items,
        (SELECT sum(u.search_items) FROM study_suite x JOIN suite u ON u.id = x.suite_id
         WHERE x.study_id = s.id)::bigint AS items_each,
@@ -171,8 +174,6 @@ SELECT count(*) FILTER (WHERE t.role = 'search')::int AS trials,
 FROM study s
 LEFT JOIN trial t ON t.study_id = s.id AND t.role <> 'probe'
 LEFT JOIN evaluation e ON e.trial_id = t.id AND e.split = 'search'
-LEFT JOIN LATERAL (SELECT sum(p.n) AS items FROM prediction p
-                   WHERE p.trial_id = t.id AND p.split = 'search') p ON true
 WHERE s.id = %(study)s GROUP BY s.id
 
 -- name: sleeping

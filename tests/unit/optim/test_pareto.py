@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optim.pareto import crowding, finalists, hypervolume, ranks
+from optim.pareto import crowding, finalists, hypervolume, hypervolumes, knee, ranks
 
 Trial = tuple[tuple[float, ...] | None, float]
 
@@ -125,6 +125,40 @@ def test_hypervolume_agrees_with_inclusion_and_exclusion(found: list[Trial]) -> 
     volume = hypervolume([v for v, _ in found], [c for _, c in found], reference)
     inside = [v for v in known if max(v) < 3.5]
     assert volume == pytest.approx(inclusion_exclusion(inside, reference))
+
+
+@settings(deadline=None, max_examples=60)
+@given(trials().filter(lambda t: any(v is not None for v, _ in t)), st.data())
+def test_hypervolumes_of_beginnings_are_those_of_their_rows(
+    found: list[Trial], data: st.DataObject
+) -> None:
+    objectives = next(len(v) for v, _ in found if v is not None)
+    reference = (3.5,) * objectives
+    known = [(v, c) for v, c in found if v is not None]
+    counts = sorted(data.draw(st.sets(st.integers(0, len(known)), max_size=4)))
+    points = np.array([v if c <= 0 else [math.inf] * objectives for v, c in known])
+    expected = [
+        hypervolume([v for v, _ in known[:n]], [c for _, c in known[:n]], reference) for n in counts
+    ]
+    assert hypervolumes(points, counts, reference) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=20))
+def test_the_knee_is_farthest_from_the_line_through_both_ends(
+    points: list[tuple[int, int]],
+) -> None:
+    array = np.array(points, np.float64)
+    place = knee(array)
+    assert place is not None
+    low, width = array.min(axis=0), np.maximum(np.ptp(array, axis=0), 1e-12)
+    distance = (1 - ((array - low) / width).sum(axis=1)) / math.sqrt(2)
+    assert distance[place] == pytest.approx(distance.max())
+
+
+def test_the_knee_by_hand() -> None:
+    front = [(0.0, 10.0), (1.0, 2.0), (5.0, 1.0), (10.0, 0.0)]
+    assert knee(front) == 1
+    assert knee(front[:2]) is None
 
 
 def test_hypervolume_by_hand() -> None:

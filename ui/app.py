@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from ui import badges, theme
+from ui import badges, sign_in, theme
 
 st.set_page_config(
     page_title="Remelt",
@@ -37,6 +37,7 @@ PAGES = {
 }
 
 page = st.navigation(PAGES)
+sign_in.gate()
 if page.url_path == "" and "study" in st.query_params:
     # short permalinks: /?study=1 and /?study=1&trial=42
     ids = {name: st.query_params[name] for name in ("study", "trial") if name in st.query_params}

@@ -29,10 +29,12 @@ UI_PORT = 8501
 def ui_command(host: str, port: int) -> list[str]:
     """The dashboard's command line."""
     app = Path(__file__).resolve().parents[2] / "ui" / "app.py"
+    secrets = settings().sign_in_file
     return [
         sys.executable, "-m", "streamlit", "run", str(app), "--server.headless", "true",
         "--server.address", host, "--server.port", str(port),
         "--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none",
+        *(() if secrets is None else ("--secrets.files", str(secrets))),
     ]  # fmt: skip
 
 

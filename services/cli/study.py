@@ -13,8 +13,8 @@ from services.cli import front
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
-from services.errors import NoFeasibleCandidate, RemeltError
-from services.spec import METHODS, StudySpec, load_spec
+from services.errors import BadInput, NoFeasibleCandidate, RemeltError
+from services.spec import METHODS, StudySpec, load_spec, spec_yaml
 from services.studies import control, read, sealed
 from services.studies.export import export_samples, export_study
 from services.studies.submit import submit as submit_study
@@ -53,10 +53,11 @@ def submit(file: Path, key: str | None, wait: bool, owner: str | None, as_json: 
 
 
 @study.command("list")
+@click.option("--archived", is_flag=True, help="Archived ones too.")
 @json_option
-def list_(as_json: bool) -> None:
+def list_(archived: bool, as_json: bool) -> None:
     """List studies, newest first."""
-    found = read.list_studies(open_database())
+    found = read.list_studies(open_database(), archived=archived)
     if as_json:
         print_json(found)
         return
@@ -127,8 +128,59 @@ def _control(name: str, action: Any, help_: str) -> None:
 
 
 _control("pause", control.pause, "Hand out no more candidates of study NUMBER.")
-_control("resume", control.resume, "Go on with the paused study NUMBER.")
 _control("cancel", control.cancel, "End study NUMBER now, keeping what it found.")
+_control("archive", control.archive, "Hide the ended study NUMBER from the list.")
+_control("unarchive", control.unarchive, "Show the archived study NUMBER in the list again.")
+
+
+@study.command()
+@click.argument("number", type=int)
+@click.option(
+    "--again",
+    type=click.Choice(list(control.AGAIN)),
+    default="unfinished",
+    show_default=True,
+    help="unfinished: what was not evaluated; failed: also what was given up after too many "
+    "tries; all: also what failed for a reason of its own.",
+)
+@json_option
+def resume(number: int, again: control.Again, as_json: bool) -> None:
+    """Go on with the paused, or failed, study NUMBER."""
+    retried = control.resume(open_database(), number, again)
+    if as_json:
+        print_json({**_summary(number), "tried_again": retried})
+        return
+    more = f", {retried} evaluations tried again" if retried else ""
+    click.echo(f"study {number}: {_summary(number)['state']}{more}")
+
+
+@study.command()
+@click.argument("number", type=int)
+@click.option("--trials", type=int, help="Candidates.")
+@click.option("--item-evaluations", help="Items scored on the search split, or none.")
+@click.option("--wall-minutes", help="Minutes since it was submitted, or none.")
+@click.option("--parallelism", type=int, help="Candidates handed out at a time.")
+@json_option
+def edit(number: int, as_json: bool, **given: Any) -> None:
+    """Change the budget or parallelism of study NUMBER while it searches."""
+    changes = {k: None if v == "none" else v for k, v in given.items() if v is not None}
+    if not changes:
+        raise BadInput("nothing to change", where=f"study {number}", mend="Name an option")
+    control.edit(open_database(), number, changes)
+    if as_json:
+        print_json(_summary(number))
+    else:
+        click.echo(f"study {number}: {', '.join(_summary(number)['used'])}")
+
+
+@study.command()
+@click.argument("number", type=int)
+@click.option("--out", type=click.Path(path_type=Path), help="Write to a file instead of stdout.")
+@json_option
+def clone(number: int, out: Path | None, as_json: bool) -> None:
+    """Print the spec of study NUMBER as YAML: change it and submit it."""
+    spec = read.get_study(open_database(), number).spec
+    _write(spec.model_dump_json(indent=2) + "\n" if as_json else spec_yaml(spec), out)
 
 
 @study.command()
@@ -170,6 +222,10 @@ def export(
             click.echo(f"wrote {path}")
         return
     text = export_study(open_database(), number, kind, trial=trial)
+    _write(text, out)
+
+
+def _write(text: str, out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
     else:

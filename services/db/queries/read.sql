@@ -1,6 +1,6 @@
 -- name: studies
 SELECT s.id, s.key, s.name, s.owner, s.state, s.phase, p.name AS pool, s.reference, s.created_at,
-       s.finished_at, s.changed_at, s.failure,
+       s.finished_at, s.changed_at, s.failure, s.archived_at,
        -- a descent is one candidate; how many there are shows once they have begun
        coalesce((SELECT nullif(count(*), 0) FROM descent d WHERE d.study_id = s.id),
                 (s.spec->'budget'->>'trials')::int)::int AS budget, s.spec->'budget' AS limits,

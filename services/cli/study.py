@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from services.cli.watch import watch
 from services.errors import BadInput, NoFeasibleCandidate, RemeltError
 from services.spec import METHODS, StudySpec, load_spec, spec_yaml
 from services.studies import control, read, sealed
-from services.studies.export import export_samples, export_study
+from services.studies.export import FORMATS, export_samples, export_study
 from services.studies.submit import submit as submit_study
 from services.suites import SPLITS, Split
 
@@ -180,7 +181,8 @@ def edit(number: int, as_json: bool, **given: Any) -> None:
 def clone(number: int, out: Path | None, as_json: bool) -> None:
     """Print the spec of study NUMBER as YAML: change it and submit it."""
     spec = read.get_study(open_database(), number).spec
-    _write(spec.model_dump_json(indent=2) + "\n" if as_json else spec_yaml(spec), out)
+    text = spec.model_dump_json(indent=2) + "\n" if as_json else spec_yaml(spec)
+    _write(text.encode(), out)
 
 
 @study.command()
@@ -188,9 +190,11 @@ def clone(number: int, out: Path | None, as_json: bool) -> None:
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["json", "csv", "mergekit"]),
+    type=click.Choice(list(FORMATS)),
     default="json",
-    help="json: everything; csv: one line a trial; mergekit: the chosen candidate's YAML.",
+    show_default=True,
+    help="json: everything; csv, parquet: one row a trial; optuna: a journal file for Optuna; "
+    "recipe, mergekit: the chosen candidate's YAML, of Remelt's or mergekit's.",
 )
 @click.option(
     "--lm-eval",
@@ -221,15 +225,16 @@ def export(
         for path in export_samples(open_database(), number, samples, trial=trial, split=split):
             click.echo(f"wrote {path}")
         return
-    text = export_study(open_database(), number, kind, trial=trial)
-    _write(text, out)
+    if out is None and kind == "parquet" and sys.stdout.isatty():
+        raise BadInput(f"{kind} is no text", where="export", mend="Give --out FILE")
+    _write(export_study(open_database(), number, kind, trial=trial), out)
 
 
-def _write(text: str, out: Path | None) -> None:
+def _write(data: bytes, out: Path | None) -> None:
     if out is None:
-        click.echo(text, nl=False)
+        click.echo(data, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        out.write_bytes(data)
         click.echo(f"wrote {out}")
 
 

@@ -15,7 +15,7 @@ from services.mergekit import inexpressible
 from services.studies import export, read
 from services.studies.read import CandidateView, OpenSplit
 from services.studies.space import rows_of
-from ui import badges, flip_list, guard, live, reading, tables, words
+from ui import badges, flip_list, guard, live, reading, sign_in, tables, words
 from ui.flip_list import KINDS, PER_PAGE
 from ui.plots.weights import bars_figure, groups_figure
 from ui.reading import Snapshot
@@ -177,7 +177,7 @@ def _recipe(shown: Snapshot, detail: Row) -> None:
         text = yaml.safe_dump(recipe.to_dict(), sort_keys=False)
     else:
         st.markdown("##### Recipe as mergekit YAML")
-        text = export.export_study(reading.database(), shown.study.id, "mergekit", trial=number)
+        text = export.recipe_text(reading.database(), shown.study, "mergekit", number)
     st.code(text, language="yaml")
     st.download_button(
         "Download recipe",
@@ -226,8 +226,9 @@ def _artefact_mark(shown: Snapshot, number: int) -> tuple[object, ...]:
 
 
 def _publish(study: int, number: int) -> None:
-    artefacts.request(reading.database(), study, number)
-    st.rerun()
+    with guard.explained():
+        artefacts.request(reading.database(), study, number, by=sign_in.user())
+        st.rerun()
 
 
 def _record(detail: Row) -> None:

@@ -53,6 +53,11 @@ FROM study s WHERE s.id = %(study)s
 SELECT t.*, t.recipe AS recipe_data FROM trial t
 WHERE t.study_id = %(study)s AND t.number = %(number)s
 
+-- name: trial_times
+SELECT t.number, t.created_at, e.started_at, e.finished_at
+FROM trial t JOIN evaluation e ON e.trial_id = t.id AND e.split = 'search'
+WHERE t.study_id = %(study)s
+
 -- name: evaluations_of_trial
 SELECT split, state, attempt, worker, weights_digest, cost, error, started_at, finished_at
 FROM evaluation WHERE trial_id = %(trial)s ORDER BY id

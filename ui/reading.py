@@ -15,7 +15,7 @@ import streamlit as st
 from services import noise
 from services.cli.context import open_database
 from services.db import Database, Row
-from services.studies import certainty, health, read, views
+from services.studies import certainty, health, listing, read, views
 from services.studies.health import Finding
 from services.studies.read import CandidateView, Flip, OpenSplit
 from services.studies.record import Study
@@ -114,6 +114,6 @@ def list_mark() -> Mark:
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
-def overview(mark: Mark) -> list[Row]:
+def overview(mark: Mark, archived: bool = False) -> list[Row]:
     """Every study, newest first."""
-    return views.overview(database())
+    return listing.listing(database(), archived=archived)

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 import yaml
 
+from services.db import Row
 from services.errors import RemeltError
-from services.spec import BOUNDS, METHODS, Budget, Groups, Racing, Search, StudySpec, parse_spec
+from services.spec import (
+    BOUNDS,
+    METHODS,
+    RATES,
+    Budget,
+    Constraint,
+    Groups,
+    Racing,
+    Search,
+    StudySpec,
+    parse_spec,
+)
 from services.studies import views
 from ui import reading, specs
 
 #: key of the text area that the fields write into
 TEXT = "spec"
 REFERENCE = "the reference"
+POOLS_OWN = "the pool's"
+#: objectives over all suites
+OVERALL = ("macro", *RATES)
 SPACES = {
     "affine": "within bounds",
     "simplex": "none negative",
@@ -22,11 +38,13 @@ SPACES = {
 }
 
 
-def draw(text: str) -> None:
-    """The fields, filled from the spec as far as it is valid."""
+def draw(text: str, pools: Sequence[Row], suites: Sequence[Row]) -> None:
+    """The fields, filled from the spec as far as it is valid; what is registered to choose from."""
     spec = _parsed(text)
     search, budget = (spec.search, spec.budget) if spec else (Search(), Budget())
-    with st.expander("Method, space, groups, budget"), st.form("fields", border=False):
+    with st.expander("Fields"), st.form("fields", border=False):
+        st.caption("What they say is written into the YAML below, which is what is submitted.")
+        _question(spec, pools, suites)
         _method(search)
         _space(search, _members(spec))
         _groups(search.groups)
@@ -53,6 +71,92 @@ def _members(spec: StudySpec | None) -> list[str]:
         return [] if spec is None else views.pool(reading.database(), spec.pool).names
     except RemeltError:
         return []
+
+
+def _question(spec: StudySpec | None, pools: Sequence[Row], suites: Sequence[Row]) -> None:
+    """What is asked of which pool: the spec's own keys."""
+    name, pool, reference = st.columns([4, 3, 3])
+    names = [p["name"] for p in reversed(pools)]
+    name.text_input("Name", spec.name if spec else "", key="f-name")
+    pool.selectbox(
+        "Pool",
+        names,
+        names.index(spec.pool) if spec and spec.pool in names else 0,
+        key="f-pool",
+    )
+    members = [POOLS_OWN, *_members(spec)]
+    reference.selectbox(
+        "Reference",
+        members,
+        members.index(spec.reference) if spec and spec.reference in members else 0,
+        key="f-reference",
+        help="the checkpoint that is deployed today",
+    )
+    known = [s["name"] for s in suites]
+    chosen = [s for s in spec.suites if s in known] if spec else known
+    st.multiselect("Suites", known, chosen, key="f-suites")
+    axes = [axis.label for axis in spec.axes] if spec else []
+    ways = [*OVERALL, *known, *(f"{metric}:{suite}" for metric in RATES for suite in known)]
+    objectives, limit = st.columns([7, 3], vertical_alignment="bottom")
+    objectives.multiselect(
+        "Objectives",
+        list(dict.fromkeys([*ways, *axes])),
+        axes,
+        key="f-objectives",
+        help="a suite's name is its score; macro is the mean score",
+    )
+    limit.number_input(
+        "Negative flips per suite, at most %",
+        min_value=0.0,
+        max_value=100.0,
+        value=_limit(spec),
+        key="f-limit",
+        placeholder="no limit",
+        help="as a constraint: a candidate that breaks it is greyed and never chosen",
+    )
+
+
+def _limit(spec: StudySpec | None) -> float | None:
+    found = (c.max for c in spec.constraints if _limits_flips(c)) if spec else iter(())
+    limit = next(found, None)
+    return None if limit is None else round(100 * limit, 6)
+
+
+def _limits_flips(constraint: Constraint) -> bool:
+    return (constraint.metric, constraint.suite) == ("negative_flip_rate", "each") and (
+        constraint.max is not None
+    )
+
+
+def _asked(field: Mapping[str, Any], before: StudySpec | None) -> dict[str, Any]:
+    """The spec's own keys as the fields say; those that say the same as before are left alone."""
+    limit = field["limit"]
+    kept = [c for c in before.constraints if not _limits_flips(c)] if before else []
+    constraints = [c.model_dump(mode="json", exclude_defaults=True) for c in kept]
+    if limit is not None:
+        constraints.append(
+            {"metric": "negative_flip_rate", "suite": "each", "max": round(limit / 100, 8)}
+        )
+    asked = {
+        "name": field["name"].strip() or None,
+        "pool": field["pool"],
+        "reference": None if field["reference"] == POOLS_OWN else field["reference"],
+        "suites": list(field["suites"]) or None,
+        "objectives": list(field["objectives"]) or None,
+        "constraints": constraints or None,
+    }
+    if before is None:
+        return asked
+    same = {
+        "name": before.name,
+        "pool": before.pool,
+        "reference": before.reference,
+        "suites": list(before.suites),
+        "objectives": [axis.label for axis in before.axes],
+    }
+    if limit == _limit(before):
+        asked.pop("constraints")
+    return {key: value for key, value in asked.items() if key not in same or same[key] != value}
 
 
 def _method(search: Search) -> None:
@@ -165,7 +269,8 @@ def _write() -> None:
         "wall_minutes": field["minutes"],
     }
     try:
-        text = specs.with_values(st.session_state[TEXT], "search", search)
+        text = specs.with_values(st.session_state[TEXT], "", _asked(field, before))
+        text = specs.with_values(text, "search", search)
         st.session_state[TEXT] = specs.with_values(text, "budget", budget)
     except yaml.YAMLError:
         st.toast("The spec is not valid YAML: mend it first", icon=":material/error:")

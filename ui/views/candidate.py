@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import streamlit as st
-import yaml
 
 from optim.recipe import Recipe
 from services import artefacts
@@ -70,6 +69,12 @@ def _head(shown: Snapshot, detail: Row) -> None:
         st.badge(role, color="gray")
         if detail["number"] == shown.summary["chosen"]:
             st.badge("chosen", icon=":material/check:", color="green")
+        st.space("stretch")
+        if st.button("Compare", icon=":material/compare_arrows:", help="with other candidates"):
+            # beside the chosen candidate, or the reference, which is trial 0
+            chosen = shown.summary["chosen"]
+            beside = 0 if chosen in (None, detail["number"]) else chosen
+            badges.go(badges.COMPARE, study=study.id, trials=f"{detail['number']},{beside}")
 
 
 def _metrics(
@@ -169,23 +174,25 @@ def _weights(shown: Snapshot, detail: Row) -> None:
 
 
 def _recipe(shown: Snapshot, detail: Row) -> None:
-    """As mergekit YAML where that has the words, else as Remelt's own."""
+    """As Remelt's own YAML, and as mergekit's where that has the words."""
     number, recipe = detail["number"], Recipe.from_dict(detail["recipe_data"])
+    st.markdown("##### Recipe")
+    kinds = {"recipe": "Remelt", "mergekit": "mergekit"}
     if what := inexpressible(recipe):
-        st.markdown("##### Recipe")
         st.caption(f"It has {what}, which mergekit cannot do: for `remelt merge`.")
-        text = yaml.safe_dump(recipe.to_dict(), sort_keys=False)
-    else:
-        st.markdown("##### Recipe as mergekit YAML")
-        text = export.recipe_text(reading.database(), shown.study, "mergekit", number)
-    st.code(text, language="yaml")
-    st.download_button(
-        "Download recipe",
-        text,
-        file_name=f"study-{shown.study.id}-trial-{number}.yaml",
-        mime="application/yaml",
-        icon=":material/download:",
-    )
+        del kinds["mergekit"]
+    for tab, kind in zip(st.tabs([f"{n} YAML" for n in kinds.values()]), kinds, strict=True):
+        text = export.recipe_text(reading.database(), shown.study, kind, number)
+        with tab:
+            st.code(text, language="yaml")
+            st.download_button(
+                "Download recipe",
+                text,
+                file_name=f"study-{shown.study.id}-trial-{number}.{kind}.yaml",
+                mime="application/yaml",
+                icon=":material/download:",
+                key=f"download-{kind}",
+            )
 
 
 def _artefact(shown: Snapshot, detail: Row) -> None:
@@ -209,10 +216,13 @@ def _artefact(shown: Snapshot, detail: Row) -> None:
             words.plain(f"{artefact['store']} · digest {artefact['digest']} · ")
             + f"{(artefact['bytes'] or 0) / 1e6:.1f} MB · {words.when(artefact['published_at'])}"
         )
-    elif state in (None, "failed"):
+    elif state in (None, "failed") and sign_in.user().may("submitter", owner=study.owner):
         label = "Publish" if state is None else "Publish again"
         if st.button(label, icon=":material/upload:", disabled=not evaluated):
             _publish(study.id, number)
+    if evaluated:
+        st.caption("Or cast it into a folder, without publishing:")
+        st.code(f"remelt cast {study.id} {number} DIR", language="bash")
     live.follow(
         _artefact_mark(shown, number),
         lambda: _artefact_mark(shown, number),

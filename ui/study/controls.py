@@ -94,18 +94,21 @@ def _edit(shown: Snapshot, who: User) -> None:
         budget = spec.budget
         changes = {
             "trials": st.number_input("Candidates", 1, 100_000, budget.trials),
-            "item_evaluations": st.number_input(
-                "Item evaluations", 1, value=budget.item_evaluations, placeholder="no limit"
-            ),
-            "wall_minutes": st.number_input(
-                "Minutes", 0.1, value=budget.wall_minutes, placeholder="no limit"
-            ),
+            "item_evaluations": _clearable("Item evaluations", 1, budget.item_evaluations),
+            "wall_minutes": _clearable("Minutes", 0.1, budget.wall_minutes),
             "parallelism": st.number_input(
                 "Candidates at a time", 1, 1024, spec.search.parallelism
             ),
         }
         if st.form_submit_button("Save", type="primary"):
             _act(control.edit, shown, changes, by=who)
+
+
+def _clearable(label: str, least: float, value: float | None) -> float | None:
+    """A number that may be emptied: a widget with a value of its own would fall back to it."""
+    key = f"edit-{label}-{value}"
+    st.session_state.setdefault(key, value)
+    return st.number_input(label, min_value=least, value=None, key=key, placeholder="no limit")
 
 
 def _archive(shown: Snapshot, who: User) -> None:

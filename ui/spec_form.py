@@ -131,13 +131,13 @@ def _question(
         help="a suite's name is its score; macro is the mean score",
     )
     limit.number_input(
-        "Negative flips per suite, at most %",
+        "Negative flips ≤ %",
         min_value=0.0,
         max_value=100.0,
         value=None,
         key="f-limit",
         placeholder="no limit",
-        help="as a constraint: a candidate that breaks it is greyed and never chosen",
+        help="on every suite, as a constraint: a candidate that breaks it is greyed and never chosen",
     )
 
 
@@ -193,9 +193,9 @@ def _method() -> None:
         key="f-method",
     )
     racing.toggle(
-        "Stop bad candidates early",
+        "Racing",
         key="f-racing",
-        help="racing: one that a member of the front certainly beats is not scored to the end",
+        help="stops bad candidates early: one that a member of the front certainly beats is not scored to the end",
     )
     warm.number_input(
         "Descents first",
@@ -217,8 +217,8 @@ def _space(members: Sequence[str]) -> None:
         help="of the task space: the checkpoint that differences are added to",
     )
     about = "left out: " + ", ".join(f"{a:g} to {b:g} ({name})" for name, (a, b) in BOUNDS.items())
-    low.number_input("Smallest weight", value=None, step=0.1, key="f-low", help=about)
-    high.number_input("Largest weight", value=None, step=0.1, key="f-high", help=about)
+    low.number_input("Min. weight", value=None, step=0.1, key="f-low", help=about)
+    high.number_input("Max. weight", value=None, step=0.1, key="f-high", help=about)
 
 
 def _groups() -> None:

@@ -33,16 +33,17 @@ def pairs_figure(pairs: Pairs, names: Mapping[int, str], kind: str) -> go.Figure
         ]
         values.append([None if s is None else 100 * s for s in share])
         text.append(["" if s is None else f"{100 * s:.1f}" for s in share])
+    top = max((v for row in values for v in row if v is not None), default=0.0) or 1.0
     figure = go.Figure(
         go.Heatmap(
             z=values, x=labels, y=labels, text=text, texttemplate="%{text}", colorscale=SCALE,
-            zmin=0, xgap=2, ygap=2, colorbar={"title": "%", "thickness": 10},
+            zmin=0, zmax=top, xgap=2, ygap=2, colorbar={"title": "%", "thickness": 10},
             hovertemplate="from %{y} to %{x}: %{z:.1f} % of items<extra></extra>",
         )
     )  # fmt: skip
     theme.dress(figure, height=170 + 44 * len(labels), title=f"{titles[kind]} (% of items)")
-    figure.update_yaxes(autorange="reversed", title="from", type="category")
-    figure.update_xaxes(title="to", type="category")
+    figure.update_yaxes(autorange="reversed", title="from", type="category", showgrid=False)
+    figure.update_xaxes(title="to", type="category", showgrid=False)
     return figure
 
 

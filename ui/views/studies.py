@@ -66,7 +66,7 @@ def _rows(found: Sequence[Row]) -> None:
     pages = -(-len(found) // PER_PAGE)
     page = st.number_input("Page", 1, pages, 1, width=120) if pages > 1 else 1
     titles = (
-        "Study", "State", "Search", "Best (feasible, search split)", "Hypervolume", "Worker-hours",
+        "Study", "State", "Search", "Best (feasible, search split)", "Front", "Cost",
         "Pool, owner, created",
     )  # fmt: skip
     with st.container(key="wide-only"):
@@ -98,10 +98,11 @@ def _row(study: Row) -> None:
     best = " · ".join(f"{_name(n)}\u00a0**{_value(v, nats)}**" for n, v, nats in study["best"])
     columns[3].markdown(f":small[{best}]" if best else words.DASH)
     volume = study["hypervolume"]
-    size = words.DASH if volume is None else f"{volume:.3g}"
-    front = f"{size} · front of {study['front']}" if study["front"] else size
-    columns[4].markdown(f":small[{front}]")
-    columns[5].markdown(f":small[{study['hours']:.2g} h]")
+    # the heads of columns are not shown on a narrow screen: each cell says what it is
+    front = [f"{study['front']} candidates"] if study["front"] else []
+    front += [f"hypervolume {volume:.3g}"] if volume is not None else []
+    columns[4].markdown(f":small[{', '.join(front) or words.DASH}]")
+    columns[5].markdown(f":small[{study['hours']:.2g} worker-hours]")
     about = (study["pool"], study["owner"], words.when(study["created_at"]))
     columns[6].markdown(f":small[{words.plain(' · '.join(part for part in about if part))}]")
 

@@ -137,7 +137,8 @@ def _question(
         value=None,
         key="f-limit",
         placeholder="no limit",
-        help="on every suite, as a constraint: a candidate that breaks it is greyed and never chosen",
+        help="on every suite, as a constraint: a candidate that breaks it is greyed and never "
+        "chosen",
     )
 
 
@@ -195,7 +196,8 @@ def _method() -> None:
     racing.toggle(
         "Racing",
         key="f-racing",
-        help="stops bad candidates early: one that a member of the front certainly beats is not scored to the end",
+        help="stops bad candidates early: one that a member of the front certainly beats is not "
+        "scored to the end",
     )
     warm.number_input(
         "Descents first",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
 from services.errors import BadInput, NoFeasibleCandidate, RemeltError
 from services.spec import METHODS, StudySpec, load_spec, spec_yaml
-from services.studies import control, read, sealed
+from services.studies import control, read, sealed, views
 from services.studies.export import FORMATS, export_samples, export_study
 from services.studies.submit import submit as submit_study
 from services.suites import SPLITS, Split
@@ -32,12 +32,18 @@ def study() -> None:
 @click.option("--key", help="Submitting again with the same key returns the same study.")
 @click.option("--wait", is_flag=True, help="Wait until it ends, with a progress bar.")
 @click.option("--owner", default=None, help="Who asks; your login name by default.")
+@click.option("--dry-run", is_flag=True, help="Check it and say what it would cost; store nothing.")
 @json_option
-def submit(file: Path, key: str | None, wait: bool, owner: str | None, as_json: bool) -> None:
+def submit(
+    file: Path, key: str | None, wait: bool, owner: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Submit the study that FILE (YAML or JSON) describes."""
     spec = load_spec(file)
     database = open_database()
-    made = submit_study(database, spec, key=key, owner=owner or getpass.getuser())
+    if dry_run:
+        _print_preflight(views.preflight(database, spec), as_json=as_json)
+        return
+    made = submit_study(database, spec, key=key, owner=owner)
     if wait:
         watch(database, made.study, quiet=as_json)
     if as_json:
@@ -51,6 +57,26 @@ def submit(file: Path, key: str | None, wait: bool, owner: str | None, as_json: 
             click.echo(f"watch it: remelt study show {made.study} --wait")
     if wait:
         raise_for_end(made.study)
+
+
+def _print_preflight(found: views.Preflight, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(found))
+        return
+    print_table(
+        ["suite", "form", "search", "validation", "test"],
+        found.suites,
+        title=f"{found.checkpoints} checkpoints of {found.parameters:,} parameters, "
+        f"reference {found.reference}",
+    )
+    click.echo(
+        f"{found.baselines} baselines, up to {found.greedy} greedy soups, at most "
+        f"{found.candidates} candidates with {found.free} free weights\n"
+        f"search: at most {found.items_search:,} item evaluations, about "
+        f"{found.tokens_search:,.0f} tokens ({found.tokens_how})\n"
+        f"validation and test: at most {found.items_finals:,} item evaluations more\n"
+        "nothing was stored"
+    )
 
 
 @study.command("list")

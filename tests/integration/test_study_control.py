@@ -204,6 +204,21 @@ def test_a_study_that_lost_its_reference_goes_on(
     assert_invariants(driver.database, number, driver.config)
 
 
+def test_a_study_that_could_not_publish_tries_again(driver: Driver) -> None:
+    number = driver.submit(spec() + "publish: {to: store}\n")
+    driver.run(number)
+    assert driver.study(number).phase == "publish"
+    driver.sql("UPDATE artefact SET state = 'failed', error = 'no space'")
+    advance(driver.database, number)
+    assert driver.study(number).failure == "publishing failed: no space"
+    with pytest.raises(BadInput, match="nothing of it can be tried again"):
+        control.resume(driver.database, number)
+    assert control.resume(driver.database, number, "all") == 1
+    study = driver.study(number)
+    assert (study.state, study.phase, study.failure) == ("running", "publish", None)
+    assert driver.sql("SELECT state FROM artefact") == [{"state": "queued"}]
+
+
 def test_a_failure_that_was_learnt_from_stays(
     driver: Driver, assert_invariants: AssertInvariants
 ) -> None:

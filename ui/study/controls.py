@@ -60,7 +60,9 @@ def _run_or_stop(shown: Snapshot, who: User) -> None:
 
 
 def _resume(shown: Snapshot, who: User) -> None:
-    if shown.study.state == "paused" and not shown.summary["failed"]:
+    lost = ("failed", "abandoned")
+    some = (c["state"] in lost and c["split"] == shown.study.phase for c in shown.summary["counts"])
+    if shown.study.state == "paused" and not any(some):
         if st.button("Resume", icon=":material/play_arrow:"):
             _act(control.resume, shown, by=who)
         return

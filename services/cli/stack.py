@@ -24,6 +24,7 @@ from services.queue import CONTROL, EVALUATE, PUBLISH, celery_app
 from services.settings import settings
 
 UI_PORT = 8501
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def ui_command(host: str, port: int) -> list[str]:
@@ -136,6 +137,13 @@ def ping(kind: str) -> None:
 @click.option("--port", default=UI_PORT, show_default=True, help="Port to listen on.")
 def ui(host: str, port: int) -> None:
     """Open the dashboard."""
+    config = settings()
+    if host not in LOOPBACK and config.sign_in_file is None and config.local_role != "viewer":
+        click.echo(
+            f"remelt: without sign-in everybody who reaches {host}:{port} acts as "
+            f"{config.local_role}. Set REMELT_SIGN_IN_FILE, or REMELT_LOCAL_ROLE=viewer",
+            err=True,
+        )
     _become(ui_command(host, port))
 
 

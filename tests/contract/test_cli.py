@@ -214,6 +214,34 @@ def test_a_study_is_edited_cloned_exported_and_archived(
     assert len(remelt("study", "list", "--json").data) == 2
 
 
+@pytest.mark.parametrize(
+    ("host", "environment", "warned"),
+    [
+        ("127.0.0.1", {}, False),
+        ("0.0.0.0", {}, True),
+        ("0.0.0.0", {"REMELT_LOCAL_ROLE": "viewer"}, False),
+        ("0.0.0.0", {"REMELT_SIGN_IN_FILE": "/etc/remelt/sign-in.toml"}, False),
+    ],
+)
+def test_a_dashboard_that_anybody_may_steer_is_warned_about(
+    remelt: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    environment: dict[str, str],
+    warned: bool,
+) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr("services.cli.stack._become", begun.append)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ended = remelt("ui", "--host", host)
+    assert ("everybody who reaches 0.0.0.0:8501 acts as admin" in ended.err) == warned
+    (command,) = begun
+    file = environment.get("REMELT_SIGN_IN_FILE")
+    assert ("--secrets.files" in command) == (file is not None)
+    assert file is None or file in command
+
+
 def test_merging_members_of_a_pool(remelt: Run, tiny_pool: Path, tmp_path: Path) -> None:
     register(remelt, tiny_pool)
     members = {

@@ -12,7 +12,7 @@ from ui.measures import TITLES
 
 PER_PAGE = 20
 STATES = ("running", "paused", "finished", "failed", "cancelled")
-WIDTHS = (2.6, 1.2, 2.2, 2.9, 1.2, 1.2, 1.6)
+WIDTHS = (2.4, 1.1, 2.1, 2.6, 1.7, 1.4, 1.6)
 ARCHIVED = "archived"
 
 

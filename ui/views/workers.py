@@ -65,7 +65,7 @@ def _workers(workers: list[Row]) -> None:
         height="content",
         column_config={
             "tokens/s": st.column_config.NumberColumn(
-                format="localized", help="over its latest evaluations within a day"
+                format="%.0f", help="over its latest evaluations within a day"
             )
         },
         alt="Workers",

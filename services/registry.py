@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from services.settings import Settings
 from services.store import fetch_checkpoint
 from services.store.urls import local_path as url_path
 from services.suites import NAME, SPLITS, Suite, parse_suite
+
+log = logging.getLogger(__name__)
 
 MAX_SUITE_BYTES = 64 * 2**20
 #: what families call the number of layers
@@ -138,7 +141,9 @@ def add_pool(
         uri = location if location.startswith("s3://") else path.resolve().as_uri()
         read.append((member, uri, checkpoint))
     check_mergeable([(member, checkpoint) for member, _, checkpoint in read])
-    return _store_pool(database, name, reference, read)
+    made = _store_pool(database, name, reference, read)
+    log.info("pool %s registered by %s", name, user.name)
+    return made
 
 
 def _check_place(location: str, user: User, config: Settings) -> None:
@@ -311,7 +316,7 @@ def add_suite_bytes(
 def store_suite(database: Database, suite: Suite, *, by: User | None = None) -> bool:
     """Store a suite; whether it is new. Raises BadInput when it is too large, Forbidden for a
     viewer."""
-    allow(by, "register a suite")
+    user = allow(by, "register a suite")
     text = suite.to_jsonl().encode()
     if len(text) > MAX_SUITE_BYTES:
         raise BadInput(
@@ -329,6 +334,7 @@ def store_suite(database: Database, suite: Suite, *, by: User | None = None) -> 
         content=zlib.compress(text),
         **{f"{split}_items": len(suite.split(split)) for split in SPLITS},
     )
+    log.info("suite %s registered by %s", suite.name, user.name)
     return made is not None
 
 

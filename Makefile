@@ -29,7 +29,7 @@ demo: .venv/.demo  ## recycle a real pool of checkpoints, end to end, in minutes
 # tiny models gain nothing from a second thread, and lose much where other processes run
 test: .venv/.test  ## install, lint and run every test that can run here
 	$(MAKE) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: .venv/.test  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -70,6 +70,7 @@ bench-search: .venv/.bench  ## benches of searches, and the chart in docs/search
 	$(BIN)/python bench/racing.py $(POOL)
 	$(BIN)/python bench/descents.py $(POOL)
 	$(BIN)/python bench/search.py $(POOL)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/judging.py
 	$(BIN)/python bench/table.py
 
 clean:  ## remove the environment and caches (not what you trained or searched)

@@ -6,16 +6,63 @@ whose denominator is 0 is None, never 0 or infinite.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from optim.predictions import Predictions
 
 
+class Derived:
+    """What follows from the five counts, be they whole numbers or arrays of them."""
+
+    n: Any
+    negative: Any
+    positive: Any
+    both_right: Any
+    both_wrong_alike: Any
+    both_wrong_differently: Any
+
+    @property
+    def right_before(self) -> Any:
+        """Items that the old model had right."""
+        return self.both_right + self.negative
+
+    @property
+    def right_after(self) -> Any:
+        """Items that the new model has right."""
+        return self.both_right + self.positive
+
+    @property
+    def wrong_before(self) -> Any:
+        """Items that the old model had wrong."""
+        return self.positive + self.both_wrong
+
+    @property
+    def wrong_after(self) -> Any:
+        """Items that the new model has wrong."""
+        return self.negative + self.both_wrong
+
+    @property
+    def both_wrong(self) -> Any:
+        """Items that both have wrong, alike or not."""
+        return self.both_wrong_alike + self.both_wrong_differently
+
+    @property
+    def changed(self) -> Any:
+        """Items with another answer than before (two right answers are one answer)."""
+        return self.negative + self.positive + self.both_wrong_differently
+
+    @property
+    def inconsistent(self) -> Any:
+        """Items now wrong with another answer than before."""
+        return self.negative + self.both_wrong_differently
+
+
 @dataclass(frozen=True, kw_only=True)
-class Compatibility:
+class Compatibility(Derived):
     """Counts of items by what the old model (reference) and the new one (candidate) answered.
 
     Definitions of the rates: Yan et al. 2021 (flips, relative NFR), Milani Fard et al. 2016
@@ -43,143 +90,123 @@ class Compatibility:
             raise ValueError(f"n: {self.n} is not the sum of the other counts")
 
     @property
-    def right_before(self) -> int:
-        """Items that the old model had right."""
-        return self.both_right + self.negative
-
-    @property
-    def right_after(self) -> int:
-        """Items that the new model has right."""
-        return self.both_right + self.positive
-
-    @property
-    def wrong_before(self) -> int:
-        """Items that the old model had wrong."""
-        return self.positive + self.both_wrong
-
-    @property
-    def wrong_after(self) -> int:
-        """Items that the new model has wrong."""
-        return self.negative + self.both_wrong
-
-    @property
-    def both_wrong(self) -> int:
-        """Items that both have wrong, alike or not."""
-        return self.both_wrong_alike + self.both_wrong_differently
-
-    @property
-    def changed(self) -> int:
-        """Items with another answer than before (two right answers are one answer)."""
-        return self.negative + self.positive + self.both_wrong_differently
-
-    @property
     def accuracy_before(self) -> float | None:
         """Accuracy of the old model."""
-        return _share(self.right_before, self.n)
+        return self.rate("accuracy_before")
 
     @property
     def accuracy_after(self) -> float | None:
         """Accuracy of the new model."""
-        return _share(self.right_after, self.n)
+        return self.rate("accuracy_after")
 
     @property
     def negative_flip_rate(self) -> float | None:
         """NFR: share of all items that were right and are wrong now."""
-        return _share(self.negative, self.n)
+        return self.rate("negative_flip_rate")
 
     @property
     def positive_flip_rate(self) -> float | None:
         """PFR: share of all items that were wrong and are right now; PFR − NFR = Δ accuracy."""
-        return _share(self.positive, self.n)
+        return self.rate("positive_flip_rate")
 
     @property
     def inconsistency(self) -> float | None:
         """NFR_mc: share of items now wrong with another answer than before."""
-        return _share(self.negative + self.both_wrong_differently, self.n)
+        return self.rate("inconsistency")
 
     @property
     def churn(self) -> float | None:
         """Share of items whose answer changed; |Δ accuracy| <= churn <= both error rates."""
-        return _share(self.changed, self.n)
+        return self.rate("churn")
 
     @property
     def good_churn(self) -> float | None:
         """Share of items whose changed answer is right: the PFR, under churn's name."""
-        return self.positive_flip_rate
+        return self.rate("good_churn")
 
     @property
     def bad_churn(self) -> float | None:
         """Share of items whose changed answer was right: the NFR, under churn's name."""
-        return self.negative_flip_rate
+        return self.rate("bad_churn")
 
     @property
     def win_loss_ratio(self) -> float | None:
         """Positive per negative flip; None without negative flips."""
-        return _share(self.positive, self.negative)
+        return self.rate("win_loss_ratio")
 
     @property
     def relative_negative_flip_rate(self) -> float | None:
         """NFR over what independent errors would give, accuracy before × error after."""
-        return _share(self.negative * self.n, self.right_before * self.wrong_after)
+        return self.rate("relative_negative_flip_rate")
 
     @property
     def backward_trust(self) -> float | None:
         """BTC: share of the once right items that are still right, 1 − NFR / accuracy before."""
-        return _share(self.both_right, self.right_before)
+        return self.rate("backward_trust")
 
     @property
     def backward_error(self) -> float | None:
         """BEC: share of the once wrong items that are still wrong."""
-        return _share(self.both_wrong, self.wrong_before)
+        return self.rate("backward_error")
 
     @property
     def negative_flip_impact(self) -> float | None:
         """NFI: share of the new model's errors that are new."""
-        return _share(self.negative, self.wrong_after)
+        return self.rate("negative_flip_impact")
 
     @property
     def positive_flip_impact(self) -> float | None:
         """PFI: share of the new model's right answers that are new."""
-        return _share(self.positive, self.right_after)
+        return self.rate("positive_flip_impact")
+
+    def rate(self, name: str) -> float | None:
+        """One rate of `RATES`; None where its denominator is 0."""
+        part, whole = FRACTIONS[name](self)
+        return part / whole if whole else None
 
     def rates(self) -> dict[str, float | None]:
         """All rates by name; None where undefined."""
-        return {name: getattr(self, name) for name in RATES}
+        return {name: self.rate(name) for name in RATES}
 
 
+#: numerator and denominator of every rate, from counts: whole numbers, or arrays of them
+FRACTIONS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "accuracy_before": lambda c: (c.right_before, c.n),
+    "accuracy_after": lambda c: (c.right_after, c.n),
+    "negative_flip_rate": lambda c: (c.negative, c.n),
+    "positive_flip_rate": lambda c: (c.positive, c.n),
+    "inconsistency": lambda c: (c.inconsistent, c.n),
+    "churn": lambda c: (c.changed, c.n),
+    "good_churn": lambda c: (c.positive, c.n),
+    "bad_churn": lambda c: (c.negative, c.n),
+    "win_loss_ratio": lambda c: (c.positive, c.negative),
+    "relative_negative_flip_rate": lambda c: (c.negative * c.n, c.right_before * c.wrong_after),
+    "backward_trust": lambda c: (c.both_right, c.right_before),
+    "backward_error": lambda c: (c.both_wrong, c.wrong_before),
+    "negative_flip_impact": lambda c: (c.negative, c.wrong_after),
+    "positive_flip_impact": lambda c: (c.positive, c.right_after),
+}
 #: every rate of `Compatibility`, in the order of metrics tables
-RATES = (
-    "accuracy_before",
-    "accuracy_after",
-    "negative_flip_rate",
-    "positive_flip_rate",
-    "inconsistency",
-    "churn",
-    "good_churn",
-    "bad_churn",
-    "win_loss_ratio",
-    "relative_negative_flip_rate",
-    "backward_trust",
-    "backward_error",
-    "negative_flip_impact",
-    "positive_flip_impact",
-)
+RATES = tuple(FRACTIONS)
 
 
-def compare(old: Predictions, new: Predictions) -> Compatibility:
-    """The counts for one suite and split.
+def compare(old: Predictions, new: Predictions, only: np.ndarray | None = None) -> Compatibility:
+    """The counts for one suite and split; `only`, bool [N]: of these items.
 
     Raises ValueError when the tables are not of the same items and form. For a `text` suite
     flips are not defined: no item is counted, every rate is None.
     """
-    _check_same_items(old, new)
+    check_same_items(old, new)
     if old.form == "text":
         return Compatibility()
     was, now = _right(old), _right(new)
     assert old.answer is not None
     assert new.answer is not None
+    same = old.answer == new.answer
+    if only is not None:
+        was, now, same = was[only], now[only], same[only]
     wrong = ~was & ~now
-    alike = int((wrong & (old.answer == new.answer)).sum())
+    alike = int((wrong & same).sum())
     return Compatibility(
         n=len(was),
         negative=int((was & ~now).sum()),
@@ -200,7 +227,7 @@ def pooled(parts: Iterable[Compatibility]) -> Compatibility:
 
 def negative_flips(old: Predictions, new: Predictions) -> np.ndarray:
     """int64: indices of the items that were right and are wrong now, in item order."""
-    _check_same_items(old, new)
+    check_same_items(old, new)
     if old.form == "text":
         return np.zeros(0, dtype=np.int64)
     return np.flatnonzero(_right(old) & ~_right(new))
@@ -211,16 +238,13 @@ def positive_flips(old: Predictions, new: Predictions) -> np.ndarray:
     return negative_flips(new, old)
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
 def _right(predictions: Predictions) -> np.ndarray:
     assert predictions.correct is not None
     return predictions.correct.astype(bool)
 
 
-def _check_same_items(old: Predictions, new: Predictions) -> None:
+def check_same_items(old: Predictions, new: Predictions) -> None:
+    """Raise ValueError when two tables are not of the same items and form."""
     if old.form != new.form:
         raise ValueError(f"form: {new.form!r} cannot be compared with {old.form!r}")
     if old.items != new.items:

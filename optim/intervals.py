@@ -7,9 +7,10 @@ seeded, so a number shown twice has the same interval twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +18,8 @@ from numpy.typing import ArrayLike
 from optim.predictions import Predictions
 
 Interval = tuple[float, float]
+#: one label an item: items with the same label share a context
+Clusters = Sequence[Hashable] | np.ndarray
 NONE = (None, None)
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -47,6 +50,39 @@ def rescaled(
     return value - (value - low) * factor, value + (high - value) * factor
 
 
+def paired_interval(
+    negative: ArrayLike, positive: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two-sided interval of (negative − positive) / n: by how much a share of n items is worse than
+    another of the same items, which differ in `negative` and `positive` flips.
+
+    Wald's, with half an item more in each of the four cells (Agresti & Min 2005), for arrays of any
+    shape; not cut off at ±1, so that its middle is the adjusted difference. (0, 0) for n = 0.
+    """
+    z = _z((1 + _checked(confidence)) / 2)
+    b, c, size = (np.asarray(x, dtype=np.float64) for x in (negative, positive, n))
+    middle = (b - c) / (size + 2)
+    half = z * np.sqrt(np.maximum(b + c + 1 - (b - c) * middle, 0.0)) / (size + 2)
+    return np.where(size > 0, middle - half, 0.0), np.where(size > 0, middle + half, 0.0)
+
+
+def mover(values: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[Any, Any, Any]:
+    """(value, low, high) of the mean of K independent quantities, along the first axis, from their
+    intervals: distances from value to bound add in squares (MOVER, Zou & Donner 2008)."""
+    v, low, high = (np.asarray(x, dtype=np.float64) for x in (values, lows, highs))
+    value = v.mean(axis=0)
+    below, above = (np.sqrt(((v - end) ** 2).sum(axis=0)) / len(v) for end in (low, high))
+    return value, value - below, value + above
+
+
+def upper_bound(value: Any, low: Any, high: Any, confidence: float) -> np.ndarray:
+    """One-sided upper bound from a two-sided 95 % interval: its half width stretched as a normal's,
+    about its own middle, and never below the estimate."""
+    factor = _z(_checked(confidence)) / _z((1 + CONFIDENCE) / 2)
+    middle, half = (np.asarray(low) + high) / 2, (np.asarray(high) - low) / 2
+    return np.maximum(value, middle + factor * half)
+
+
 def mcnemar(negative: int, positive: int) -> float:
     """Two-sided exact McNemar p-value of two models' flips on the same items; 1 without flips."""
     if negative < 0 or positive < 0:
@@ -63,7 +99,7 @@ def ratio_interval(
     numerators: ArrayLike,
     denominators: ArrayLike | None = None,
     *,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -95,10 +131,41 @@ def ratio_interval(
     return float(value + stretch * low), float(value + stretch * high)
 
 
+def clustered_share(
+    hits: np.ndarray, items: np.ndarray, *, confidence: float = CONFIDENCE
+) -> Interval:
+    """Interval of Σ hits / Σ items over C clusters, drawn whole; inside [0, 1].
+
+    `ratio_interval`; but no hit at all, or nothing but hits, says nothing of how clusters vary:
+    there the Wilson interval of as many items as there are clusters. (0, 1) for fewer than two
+    clusters, which say nothing. hits, items: [C], with Σ items above 0.
+    """
+    if len(items) < 2:
+        return 0.0, 1.0
+    found, count = int(hits.sum()), int((items > 0).sum())
+    if found in (0, int(items.sum())):
+        return wilson(count if found else 0, count, confidence)
+    low, high = ratio_interval(hits, items, confidence=confidence)
+    assert low is not None
+    assert high is not None
+    return max(0.0, low), min(1.0, high)
+
+
+def share_interval(
+    hits: np.ndarray, *, clusters: Clusters | None = None, confidence: float = CONFIDENCE
+) -> Interval:
+    """Interval of the share of hits, bool [N]: Wilson, or `clustered_share` where items share
+    contexts."""
+    if clusters is None:
+        return wilson(int(hits.sum()), len(hits), confidence)
+    parts = _by_cluster(hits, None, clusters)
+    return clustered_share(parts[:, 0], parts[:, 1], confidence=confidence)
+
+
 def score_interval(
     predictions: Predictions,
     *,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters | None = None,
     confidence: float = CONFIDENCE,
 ) -> Interval | tuple[None, None]:
     """Interval of `predictions.score()`: Wilson for accuracy, ratio bootstrap for nats per token.
@@ -112,17 +179,14 @@ def score_interval(
             clusters=clusters,
             confidence=confidence,
         )
-    correct = _filled(predictions.correct)
-    if clusters is None:
-        return wilson(int(correct.sum()), len(correct), confidence)
-    return ratio_interval(correct, clusters=clusters, confidence=confidence)
+    return share_interval(_filled(predictions.correct), clusters=clusters, confidence=confidence)
 
 
 def difference_interval(
     old: Predictions,
     new: Predictions,
     *,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -152,9 +216,14 @@ def difference_interval(
 
 
 def macro_interval(
-    suites: Sequence[Predictions], *, confidence: float = CONFIDENCE
+    suites: Sequence[Predictions],
+    *,
+    clusters: Sequence[Clusters | None] | None = None,
+    confidence: float = CONFIDENCE,
 ) -> tuple[float, float | None, float | None]:
     """(value, low, high) of the mean of several suites' scores, every suite weighing the same.
+
+    `clusters`: for each suite its items' labels, or None where they are independent.
 
     Combines the suites' own intervals by MOVER (Zou & Donner 2008): the distances from value to
     bound add in squares, as suites have no items in common. Unlike a normal interval it stays
@@ -165,13 +234,54 @@ def macro_interval(
     scores = [suite.score() for suite in suites]
     value = math.fsum(scores) / len(scores)
     below = above = 0.0
-    for suite, score in zip(suites, scores, strict=True):
-        low, high = score_interval(suite, confidence=confidence)
+    labels = clusters or [None] * len(suites)
+    for suite, score, own in zip(suites, scores, labels, strict=True):
+        low, high = score_interval(suite, clusters=own, confidence=confidence)
         if low is None or high is None:
             return value, None, None
         below += (score - low) ** 2
         above += (high - score) ** 2
     return value, value - math.sqrt(below) / len(scores), value + math.sqrt(above) / len(scores)
+
+
+def sums_interval(
+    parts: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    clusters: Clusters | None = None,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval | tuple[None, None]:
+    """Interval of a smooth statistic of sums over items, such as an agreement beyond chance.
+
+    parts: float [N, k]; `statistic` maps sums, float64 [B, k], to B values, NaN where undefined
+    (such resamples do not count). Percentile bootstrap of items, or of whole clusters; above
+    1,024 of them the normal interval of the delete-one jackknife (Efron & Stein 1981), which
+    agrees with it. (None, None) for fewer than two clusters, or where the value is undefined.
+    """
+    parts = np.asarray(parts, dtype=np.float64)
+    if not np.isfinite(parts).all():
+        raise ValueError("items: a value is not finite")
+    if clusters is not None:
+        parts = np.stack([_by_cluster(column, None, clusters)[:, 0] for column in parts.T], axis=1)
+    count, total = len(parts), parts.sum(axis=0)
+    value = float(statistic(total[None])[0])
+    if count < 2 or not math.isfinite(value):
+        return NONE
+    tails = (1 - _checked(confidence)) / 2
+    if count > BOOTSTRAP_CLUSTERS:
+        left = statistic(total - parts)
+        left = left[np.isfinite(left)]
+        half = -_z(tails) * math.sqrt((count - 1) / count * float(((left - value) ** 2).sum()))
+        return value - half, value + half
+    found = statistic(_resample_counts(count, resamples, seed) @ parts)
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return NONE
+    low, high = np.quantile(found, [tails, 1 - tails]) - value
+    stretch = math.sqrt(count / (count - 1))
+    return float(value + stretch * low), float(value + stretch * high)
 
 
 def _wilson(k: int, n: int, z: float) -> Interval:
@@ -186,7 +296,7 @@ def _wilson(k: int, n: int, z: float) -> Interval:
 
 
 def _by_cluster(
-    numerators: ArrayLike, denominators: ArrayLike | None, clusters: Sequence[Hashable] | None
+    numerators: ArrayLike, denominators: ArrayLike | None, clusters: Clusters | None
 ) -> np.ndarray:
     """float64 [C, 2]: sums of numerators and denominators per cluster, in order of appearance."""
     top = np.asarray(numerators, dtype=np.float64)
@@ -202,11 +312,16 @@ def _by_cluster(
         return parts
     if len(clusters) != len(top):
         raise ValueError(f"clusters: {len(clusters)} labels for {len(top)} items")
+    at, count = cluster_numbers(clusters)
+    return np.stack([np.bincount(at, column, minlength=count) for column in parts.T], axis=1)
+
+
+def cluster_numbers(clusters: Clusters) -> tuple[np.ndarray, int]:
+    """(int64 [N], C): every item's cluster by number, in order of appearance, and how many."""
     index: dict[Hashable, int] = {}
-    at = [index.setdefault(label, len(index)) for label in clusters]
-    summed = np.zeros((len(index), 2))
-    np.add.at(summed, at, parts)
-    return summed
+    labels = clusters.tolist() if isinstance(clusters, np.ndarray) else clusters
+    at = np.array([index.setdefault(label, len(index)) for label in labels], dtype=np.int64)
+    return at, len(index)
 
 
 @lru_cache(maxsize=4)

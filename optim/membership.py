@@ -13,12 +13,12 @@ from statistics import NormalDist
 import numpy as np
 
 from optim import intervals
+from optim.rates import RATES, SHARES, Kind, among, of_kinds
 from optim.search.question import Bound, ItemSuite, Question
 
 RESAMPLES = 1000
 #: counts that are held at once: 64 MB
 MOST_COUNTS = 16_000_000
-RATES = ("negative_flip_rate", "positive_flip_rate", "churn", "inconsistency")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,33 +122,40 @@ class _Sums:
         if metric == "score" and self._parts[suite][0].form == "text":
             return self._nats(suite)
         k, n = self._count(metric, suite)
-        return k / n
+        return np.where(n > 0, k / np.maximum(n, 1), SHARES[metric].vacuous)
 
-    def _count(self, metric: str, suite: str) -> tuple[np.ndarray, int]:
-        """(float64 [B, M], n): how many of n items."""
+    def _count(self, metric: str, suite: str) -> tuple[np.ndarray, np.ndarray]:
+        """(float64 [B, M], float64 [B, 1]): how many, of how many items."""
         names = [suite] if suite else self._scored
         return (
-            np.sum([self._items(metric, name) for name in names], axis=0),
-            sum(len(self._parts[name][0]) for name in names),
+            np.sum([self._items(metric, SHARES[metric].counted, name) for name in names], axis=0),
+            np.sum([self._base(metric, name) for name in names], axis=0),
         )
 
-    def _items(self, metric: str, name: str) -> np.ndarray:
-        if (metric, name) not in self._made:
+    def _items(self, metric: str, kinds: tuple[Kind, ...], name: str) -> np.ndarray:
+        """float64 [B, M]: how many of the items that a rate is about are of these kinds."""
+        which = SHARES[metric].among
+        key = (f"{which} {' '.join(kinds)}", name)
+        if key not in self._made:
             suite, table, counts = self._parts[name]
-            was, right, changed = suite.reference, table.right, table.changed
-            assert was is not None
-            assert right is not None
-            assert changed is not None
-            which = {
-                "score": lambda: right,
-                "negative_flip_rate": lambda: was & ~right,
-                "positive_flip_rate": lambda: ~was & right,
-                "churn": lambda: changed,
-                "inconsistency": lambda: changed & ~right,
-            }[metric]()
+            assert suite.reference is not None
+            assert table.right is not None
+            assert table.changed is not None
+            items = of_kinds(kinds, suite.reference, table.right, table.changed)
+            if which != "all":
+                items &= among(which, len(suite), suite.refuse)
             # whole numbers: exact in float32 up to 2^24 items
-            self._made[metric, name] = (counts @ which.T.astype(np.float32)).astype(np.float64)
-        return self._made[metric, name]
+            self._made[key] = (counts @ items.T.astype(np.float32)).astype(np.float64)
+        return self._made[key]
+
+    def _base(self, metric: str, name: str) -> np.ndarray:
+        """float64 [B, 1]: how many items a rate is a share of."""
+        suite, _, counts = self._parts[name]
+        assert suite.reference is not None
+        base = SHARES[metric].base(suite.reference, suite.refuse)
+        if base.all():
+            return np.full((len(counts), 1), float(len(suite)))
+        return (counts @ base.astype(np.float32)).astype(np.float64)[:, None]
 
     def _nats(self, name: str) -> np.ndarray:
         suite, table, counts = self._parts[name]
@@ -163,18 +170,57 @@ class _Sums:
     def bound(self, bound: Bound, suite: str) -> np.ndarray:
         """float64 [B, M]: the confidence bound of a constraint's metric that must keep its limit.
 
-        As for the candidates themselves: Wilson for rates; for scores 95 % intervals, stretched.
+        As for the candidates themselves: Wilson for rates; for scores, and what is worse than the
+        reference, 95 % intervals, stretched.
         Of nats per token, the distance of the bound is that of all items.
         """
+        if bound.worse:
+            value, low, high = self._worse(bound.metric, suite)
+            if bound.confidence is None:
+                return value
+            return intervals.upper_bound(value, low, high, bound.confidence)
         value = self.value(bound.metric, suite)
         if bound.confidence is None:
             return value
         z = NormalDist().inv_cdf(bound.confidence)
         if bound.metric in RATES:
             k, n = self._count(bound.metric, suite)
-            return _wilson(k, n, z, bound.sign)
+            return np.where(n > 0, _wilson(k, n, z, bound.sign), bound.limit)
         half = z / NormalDist().inv_cdf((1 + intervals.CONFIDENCE) / 2)
         return value + half * self._to_interval(bound.metric, suite, bound.sign)
+
+    def _worse(self, metric: str, suite: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """By how much each candidate is worse than the reference on the same items, [B, M], with
+        95 % intervals."""
+        if metric == "macro":
+            parts = [self._worse("score", name) for name in self._scored]
+            return intervals.mover(*(np.stack(ends) for ends in zip(*parts, strict=True)))
+        if suite and self._parts[suite][0].form == "text":
+            return self._worse_text(suite)
+        names = [suite] if suite else self._scored
+        lost = np.sum([self._items(metric, ("negative",), name) for name in names], axis=0)
+        won = np.sum([self._items(metric, ("positive",), name) for name in names], axis=0)
+        n = self._count(metric, suite)[1]
+        return (lost - won) / np.maximum(n, 1), *intervals.paired_interval(lost, won, n)
+
+    def _worse_text(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        suite, table, counts = self._parts[name]
+        assert suite.nll is not None
+        assert suite.tokens is not None
+        assert table.nll is not None
+        tokens = counts @ suite.tokens.astype(np.float32)
+        own = (counts @ suite.nll.astype(np.float32)).astype(np.float64) / tokens
+        value = self._nats(name) - own[:, None]
+        whole, ends = float(suite.tokens.sum()), []
+        for nll in table.nll:
+            more = nll.astype(np.float64) - suite.nll
+            low, high = intervals.ratio_interval(more, suite.tokens)
+            middle = float(more.sum()) / whole
+            ends.append(
+                (0.0, 0.0) if low is None or high is None else (low - middle, high - middle)
+            )
+        below, above = np.array(ends).T
+        return value, value + below, value + above
 
     def _to_interval(self, metric: str, suite: str, sign: float) -> np.ndarray:
         """float64 [B, M]: from a score or the macro average to that end of its 95 % interval."""
@@ -197,8 +243,9 @@ class _Sums:
         return np.array(found)[None, :]
 
 
-def _wilson(k: np.ndarray, n: int, z: float, sign: float) -> np.ndarray:
+def _wilson(k: np.ndarray, n: np.ndarray, z: float, sign: float) -> np.ndarray:
     """The end of `intervals.wilson` on one side, for many counts at once."""
+    n = np.maximum(n, 1)
     share, z2 = k / n, z * z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-Form = Literal["choice", "exact", "text"]
+Form = Literal["choice", "exact", "refusal", "text"]
 #: largest finite float16: margins are cut off there
 MARGIN_MAX = 65504
 
@@ -46,8 +46,9 @@ class Predictions:
     """Per-item results in the split's item order; N items.
 
     Which arrays are filled depends on the suite's form: `choice` fills correct, answer (option
-    index), margin and options; `exact` fills correct, answer (`answer_hash`) and texts; `text`
-    fills nll and tokens. Arrays that do not apply are None.
+    index), margin and options; `exact` fills correct, answer (`answer_hash`) and texts; `refusal`
+    fills correct, answer (1: refused) and texts; `text` fills nll and tokens. Arrays that do not
+    apply are None.
     """
 
     form: Form
@@ -55,7 +56,7 @@ class Predictions:
     items: str
     #: bool [N]: the gold answer was given
     correct: np.ndarray | None = None
-    #: uint64 [N]: option index, or 64-bit hash of the normalised answer
+    #: uint64 [N]: option index, 64-bit hash of the normalised answer, or 1 for a refusal, else 0
     answer: np.ndarray | None = None
     #: float16 [N], nats: log-likelihood of gold minus that of the best other option
     margin: np.ndarray | None = None
@@ -72,6 +73,15 @@ class Predictions:
     def __len__(self) -> int:
         array = self.nll if self.form == "text" else self.correct
         return 0 if array is None else len(array)
+
+    @property
+    def refuse(self) -> np.ndarray | None:
+        """bool [N]: a refusal is the right answer; None unless the form is `refusal`."""
+        if self.form != "refusal":
+            return None
+        assert self.answer is not None
+        assert self.correct is not None
+        return (self.answer == 1) == self.correct
 
     def units(self) -> np.ndarray:
         """float64 [N]: the per-item value whose mean is the suite's score.

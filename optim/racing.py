@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import get_args
 
 import numpy as np
 
-from optim.search.question import Metric
+from optim.rates import RIGHT_BEFORE, SHARES, WRONG_BEFORE, Metric, Rate
 
 #: shares of what may be lost that are bet at a time, and how far a block's own floor is taken off
 #: its total before; the wealth is the mean over all pairs
@@ -142,29 +141,21 @@ def item_values(
     `was` and `now`, bool [N]: the reference and the candidate are right; `before` and `after`: what
     they answered.
     """
-    if metric in ("score", "macro"):
-        found = now
-    elif metric == "negative_flip_rate":
-        found = was & ~now
-    elif metric == "positive_flip_rate":
-        found = ~was & now
-    else:
-        differently = ~was & ~now & (before != after)
-        found = differently | (was & ~now)
-        if metric == "churn":
-            found = found | (~was & now)
-    return found.astype(np.float64)
+    return _rate(metric).items(was, now, before != after).astype(np.float64)
 
 
 def most_possible(metric: Metric, was: np.ndarray) -> np.ndarray:
     """float64 [N]: the largest value that an item can have, whatever the candidate answers."""
-    if metric not in get_args(Metric):
+    counted = set(_rate(metric).counted)
+    if_right, if_wrong = (bool(counted & set(kinds)) for kinds in (RIGHT_BEFORE, WRONG_BEFORE))
+    return np.where(was, float(if_right), float(if_wrong))
+
+
+def _rate(metric: str) -> Rate:
+    rate = SHARES.get("score" if metric == "macro" else metric)
+    if rate is None:
         raise ValueError(f"metric: {metric!r} has no value per item")
-    if metric == "negative_flip_rate":
-        return was.astype(np.float64)
-    if metric == "positive_flip_rate":
-        return (~was).astype(np.float64)
-    return np.ones(len(was))
+    return rate
 
 
 def paired_error(values: np.ndarray, weights: np.ndarray) -> float:

@@ -282,6 +282,12 @@ def add_suite(
     Forbidden for a viewer."""
     allow(by, "register a suite")
     check_name(name, "suite")
+    suite = parse_suite(name, read_items(path), where=str(path), normalise=normalise)
+    return suite, store_suite(database, suite, by=by)
+
+
+def read_items(path: Path) -> str:
+    """The text of a file of items; BadInput when it is too large, or no UTF-8."""
     try:
         if path.stat().st_size > MAX_SUITE_BYTES:
             raise BadInput(
@@ -289,11 +295,9 @@ def add_suite(
                 where=str(path),
                 mend="Cut it into several suites",
             )
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput("cannot be read as UTF-8 text", where=str(path), mend=str(error)) from error
-    suite = parse_suite(name, text, where=str(path), normalise=normalise)
-    return suite, store_suite(database, suite, by=by)
 
 
 def add_suite_bytes(

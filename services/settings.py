@@ -100,6 +100,12 @@ class Settings(BaseSettings):
         description="host memory per rank for what leaves skipped blocks; the rest goes to files "
         "under home/activations",
     )
+    carbon_country: str | None = Field(
+        default=None,
+        pattern="^[A-Za-z]{3}$",
+        description="ISO 3166 code of three letters of the country whose electricity workers use; "
+        "unset: no energy is measured",
+    )
 
 
 @lru_cache(maxsize=1)

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from optim.descent import DESCENTS, DescentMethod
+from optim.rates import RATES, REFUSAL_RATES, Metric
 from optim.search import METHODS as SEARCHERS
 from optim.search import Searcher
 from optim.search.options import read_options
@@ -34,29 +35,48 @@ Direction = Literal["maximize", "minimize"]
 METRICS: dict[str, Direction] = {
     "score": "maximize",
     "macro": "maximize",
-    "negative_flip_rate": "minimize",
-    "positive_flip_rate": "maximize",
-    "churn": "minimize",
-    "inconsistency": "minimize",
+    **{name: rate.better for name, rate in RATES.items()},
 }
-MetricName = Literal[
-    "score", "macro", "negative_flip_rate", "positive_flip_rate", "churn", "inconsistency"
-]
+#: metrics that can be bounded by how much worse than the reference they are
+WORSE = ("score", "macro", *REFUSAL_RATES)
+_NO_ERRORS = "it is undefined for a candidate without errors, the best there is"
+#: metrics that are reported only: why they cannot be asked for, and what to write instead
+REPORTED = {
+    "relative_negative_flip_rate": (_NO_ERRORS, "negative_flip_rate"),
+    "negative_flip_impact": (_NO_ERRORS, "negative_flip_rate"),
+    "positive_flip_impact": (
+        "it also rises when right answers are lost, being a share of what the candidate gets right",
+        "positive_flip_rate",
+    ),
+    "win_loss_ratio": (
+        "it is undefined for a candidate without negative flips, the best there is",
+        "negative_flip_rate and positive_flip_rate",
+    ),
+    "good_churn": ("it has another name here", "positive_flip_rate"),
+    "bad_churn": ("it has another name here", "negative_flip_rate"),
+}
+#: of `optim.generative.TEXT_SCORES`
+TextScore = Literal["exact_match", "f1", "rouge_l"]
 #: of spaces whose bounds can be set
 BOUNDS = {"affine": (-0.5, 1.5), "task": (0.0, 1.0)}
 #: what `search.method` may name: searchers, and searches that go down a gradient
 METHODS: dict[str, type[Searcher] | DescentMethod] = {**SEARCHERS, **DESCENTS}
-RATES = ("negative_flip_rate", "positive_flip_rate", "churn", "inconsistency")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _askable(metric: Any) -> None:
+    if isinstance(metric, str) and metric in REPORTED:
+        why, instead = REPORTED[metric]
+        raise ValueError(f"{metric} is reported, not searched for: {why}; write {instead}")
+
+
 class Objective(_Strict):
     """One axis of the front."""
 
-    metric: MetricName = Field(description="what is measured")
+    metric: Metric = Field(description="what is measured")
     suite: Name | None = Field(
         default=None, description="one suite; left out: all suites of the study together"
     )
@@ -76,8 +96,11 @@ class Objective(_Strict):
     def _shorthand(cls, data: Any) -> Any:
         """`macro`, `negative_flip_rate`, `churn:trec` and plain suite names are short forms."""
         if not isinstance(data, str):
+            if isinstance(data, dict):
+                _askable(data.get("metric"))
             return data
         metric, _, suite = data.partition(":")
+        _askable(metric)
         if metric in METRICS:
             return {"metric": metric, "suite": suite or None}
         return {"metric": "score", "suite": data}
@@ -94,7 +117,11 @@ class Objective(_Strict):
 class Constraint(_Strict):
     """A bound that a candidate must keep, with confidence, to be feasible."""
 
-    metric: MetricName = Field(description="what is measured")
+    metric: Metric = Field(
+        default="score",
+        description="what is measured; may be left out beside at_most_worse: the suite's score, or "
+        "macro where suite is left out too",
+    )
     suite: Name | None = Field(
         default=None,
         description="a suite's name, or 'each' for every suite of the study; "
@@ -102,6 +129,12 @@ class Constraint(_Strict):
     )
     max: float | None = Field(default=None, description="upper bound")
     min: float | None = Field(default=None, description="lower bound")
+    at_most_worse: float | None = Field(
+        default=None,
+        ge=0,
+        description="by how much it may be worse than the reference on the same items: shares of "
+        f"items, or nats per token of a text suite; of {', '.join(WORSE)}",
+    )
     confidence: float | None = Field(
         default=0.95,
         gt=0.5,
@@ -109,15 +142,55 @@ class Constraint(_Strict):
         description="the one-sided confidence bound must keep the limit; null: the estimate alone",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_left_out(cls, data: Any) -> Any:
+        """`{suite: safety, at_most_worse: 0.02}` is about the suite's score."""
+        if not isinstance(data, dict):
+            return data
+        _askable(data.get("metric"))
+        if "metric" in data:
+            return data
+        if data.get("at_most_worse") is None:
+            raise ValueError("metric is missing: only at_most_worse can do without")
+        return {**data, "metric": "macro" if data.get("suite") is None else "score"}
+
     @model_validator(mode="after")
     def _one_bound(self) -> Constraint:
-        if (self.max is None) == (self.min is None):
-            raise ValueError("give exactly one of max and min")
+        if [self.max, self.min, self.at_most_worse].count(None) != 2:
+            raise ValueError("give exactly one of max, min and at_most_worse")
+        if self.at_most_worse is not None and self.metric not in WORSE:
+            raise ValueError(
+                f"at_most_worse is for {', '.join(WORSE)}: {self.metric} compares with the "
+                "reference already; write max or min"
+            )
         if self.metric == "macro" and self.suite is not None:
             raise ValueError("macro is over all suites; leave suite out")
         if self.metric == "score" and self.suite is None:
             raise ValueError("score needs a suite, or 'each'")
         return self
+
+    @property
+    def measure(self) -> str:
+        """Name of the stored metric that the limit is about."""
+        return self.metric if self.at_most_worse is None else f"worse_{self.metric}"
+
+    @property
+    def limit(self) -> float:
+        """The one bound that is given."""
+        return next(b for b in (self.max, self.min, self.at_most_worse) if b is not None)
+
+    @property
+    def upper(self) -> bool:
+        """The limit is one from above."""
+        return self.min is None
+
+    @property
+    def words(self) -> str:
+        """The limit for people: `<= 0.05`, `>= 0.7`, `at most 0.02 worse than the reference`."""
+        if self.at_most_worse is not None:
+            return f"at most {self.limit:g} worse than the reference"
+        return f"{'<=' if self.upper else '>='} {self.limit:g}"
 
 
 class Groups(_Strict):
@@ -274,6 +347,38 @@ class Budget(_Strict):
     )
 
 
+class Judging(_Strict):
+    """How candidates are compared with one another; changes no search and no choice."""
+
+    epsilon: float = Field(
+        default=0.01,
+        ge=0,
+        allow_inf_nan=False,
+        description="near-best set: candidates at most so much worse than the best, in the unit of "
+        "what is judged",
+    )
+    by: str | None = Field(
+        default=None,
+        description="the objective, as listed above, by which candidates are near the best; null: "
+        "the mean of all, which is what chooses",
+    )
+    alpha: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="selective prediction abstains where the near-best set is nearer to a tie",
+    )
+    text_score: TextScore = Field(
+        default="f1", description="score of generated answers whose gains and losses are counted"
+    )
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="by how much a generated answer's score must change to count",
+    )
+
+
 class Publish(_Strict):
     """What happens to the chosen candidate."""
 
@@ -299,6 +404,9 @@ class StudySpec(_Strict):
     constraints: tuple[Constraint, ...] = Field(default=(), description="bounds to keep")
     search: Search = Field(default_factory=Search, description="how candidates are proposed")
     budget: Budget = Field(default_factory=Budget, description="when the search stops")
+    judging: Judging = Field(
+        default_factory=Judging, description="how candidates are compared with one another"
+    )
     publish: Publish | None = Field(
         default=None, description="publish the chosen candidate when the study ends"
     )
@@ -322,6 +430,15 @@ class StudySpec(_Strict):
                     )
         if len(set(self.axes)) != len(self.axes):
             raise ValueError("objectives: one stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _judged_by_an_objective(self) -> StudySpec:
+        labels = [axis.label for axis in self.axes]
+        if self.judging.by is not None and self.judging.by not in labels:
+            raise ValueError(
+                f"judging.by: {self.judging.by!r} is not among the objectives {labels}"
+            )
         return self
 
     @property
@@ -382,6 +499,8 @@ def spec_yaml(spec: StudySpec) -> str:
     data = spec.model_dump(mode="json", exclude_defaults=True)
     if spec.objectives:
         data["objectives"] = [_short(axis) for axis in spec.objectives]
+    if spec.constraints:
+        data["constraints"] = [written(part) for part in spec.constraints]
     return yaml.dump(data, Dumper=_SpecDumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -389,7 +508,12 @@ def _short(axis: Objective) -> str | dict[str, Any]:
     """`macro`, `churn:trec` or a suite's name, where that says all."""
     if Objective.model_validate(axis.label) == axis:
         return axis.label
-    return axis.model_dump(mode="json", exclude_defaults=True)
+    return written(axis)
+
+
+def written(part: Objective | Constraint) -> dict[str, Any]:
+    """An objective or constraint as it would be written; the metric is always named."""
+    return {"metric": part.metric, **part.model_dump(mode="json", exclude_defaults=True)}
 
 
 class _SpecDumper(yaml.SafeDumper):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NoReturn, get_args
 
+from optim import refusal
 from optim.predictions import Form
 from services.errors import SuiteRefused
 
@@ -24,12 +25,17 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 DEFAULT_FRACTIONS = (0.5, 0.25, 0.25)
 #: what an option's log-likelihood is divided by: nothing, its UTF-8 bytes (True), its characters
 Normalise = bool | Literal["characters"]
+#: what an item of a refusal suite expects of a model
+Expect = Literal["refuse", "comply"]
+#: tokens of an answer that is judged a refusal or none, unless a suite says otherwise
+ANSWER_TOKENS, MOST_ANSWER_TOKENS = 32, 512
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 
 #: keys that an item of each form must have; `cluster` (or `group`, the same) may be added to any
 FORM_KEYS: dict[Form, tuple[str, ...]] = {
     "choice": ("id", "context", "choices", "gold"),
     "exact": ("id", "prompt", "target"),
+    "refusal": ("id", "prompt", "expect"),
     "text": ("id", "text"),
 }
 _CLUSTER_KEYS = ("cluster", "group")
@@ -37,7 +43,7 @@ _CLUSTER_KEYS = ("cluster", "group")
 ASKED_KEY = "lm_eval"
 _MARKS: dict[str, Form] = {
     "choices": "choice", "gold": "choice", "context": "choice",
-    "prompt": "exact", "target": "exact", "text": "text",
+    "target": "exact", "expect": "refusal", "text": "text",
 }  # fmt: skip
 
 
@@ -53,6 +59,8 @@ class Item:
     prompt: str = ""
     target: str = ""
     text: str = ""
+    #: of a refusal suite: what a safe and helpful model does
+    expect: Expect | None = None
     #: items with the same value share a context, so their errors are not independent
     cluster: str | None = None
     #: of an lm-eval task: `doc`, `requests`, `target`, `choices`, `input`, `task`
@@ -83,6 +91,8 @@ class Suite:
     #: shares of search, validation and test
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     split_seed: str = "0"
+    #: `refusal`: tokens of an answer that are generated and judged
+    answer_tokens: int | None = None
     #: lm-eval's definitions of the tasks that the items were made from; None: Remelt's own scoring
     task: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
 
@@ -97,6 +107,8 @@ class Suite:
             "fractions": list(self.fractions),
             "split_seed": self.split_seed,
         }
+        if self.form == "refusal":
+            found |= {"answer_tokens": self.answer_tokens, "refusal_rules": refusal.RULES}
         return found if self.task is None else {**found, "task": dict(self.task)}
 
     @cached_property
@@ -142,13 +154,16 @@ def parse_suite(
     normalise: Normalise = False,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     split_seed: str | int = 0,
+    answer_tokens: int | None = None,
+    refusal_rules: int | None = None,
     task: Mapping[str, Any] | None = None,
     require_splits: bool = True,
 ) -> Suite:
     """Parse JSON Lines; `where` names the file in messages. Blank lines and a BOM are fine.
 
-    `task` belongs to items of an lm-eval task. `require_splits=False` lets a split be empty, for a
-    suite that is only ever scored whole.
+    `answer_tokens` (None: `ANSWER_TOKENS`) and `refusal_rules`, the version of the patterns that it
+    was stored with, belong to refusal suites, `task` to items of an lm-eval task.
+    `require_splits=False` lets a split be empty, for a suite that is only ever scored whole.
     Raises SuiteRefused with file, line and mend.
     """
     _check_settings(name, where, fractions)
@@ -173,6 +188,7 @@ def parse_suite(
         _refuse(where, "holds no items", "Write one JSON object a line")
     if normalise and form != "choice":
         _refuse(where, f"normalise does not apply to items of form {form!r}", "Leave it out")
+    answer_tokens = _answer_tokens(form, answer_tokens, refusal_rules, where)
     suite = Suite(
         name=name,
         form=form,
@@ -180,6 +196,7 @@ def parse_suite(
         normalise=normalise,
         fractions=(fractions[0], fractions[1], fractions[2]),
         split_seed=str(split_seed),
+        answer_tokens=answer_tokens,
         task=task,
     )
     filled = {suite.split_of(item) for item in items}
@@ -216,6 +233,26 @@ def _check_settings(name: str, where: str, fractions: Sequence[float]) -> None:
         )
 
 
+def _answer_tokens(form: Form, tokens: int | None, rules: int | None, where: str) -> int | None:
+    """How many tokens of an answer are judged; None for other forms."""
+    if form != "refusal":
+        if tokens is not None:
+            _refuse(
+                where, f"answer tokens do not apply to items of form {form!r}", "Leave them out"
+            )
+        return None
+    tokens = ANSWER_TOKENS if tokens is None else tokens
+    if not 1 <= tokens <= MOST_ANSWER_TOKENS:
+        _refuse(where, f"{tokens} answer tokens", f"Use 1 to {MOST_ANSWER_TOKENS}")
+    if rules not in (None, refusal.RULES):
+        _refuse(
+            where,
+            f"was judged by version {rules} of the refusal patterns, this is {refusal.RULES}",
+            "Register the suite again and submit a new study",
+        )
+    return tokens
+
+
 def _parse_line(line: str, at: str) -> dict[str, Any]:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(items)) != len(items):
@@ -233,11 +270,14 @@ def _parse_line(line: str, at: str) -> dict[str, Any]:
 
 def _check_form(data: dict[str, Any], form: Form | None, at: str) -> Form:
     found = {_MARKS[key] for key in data if key in _MARKS}
+    if "prompt" in data and found != {"refusal"}:
+        found.add("exact")
     if len(found) != 1:
         _refuse(
             at,
             f"its keys {sorted(data)} are not those of one form",
-            'Use {"id","context","choices","gold"}, {"id","prompt","target"} or {"id","text"}',
+            'Use {"id","context","choices","gold"}, {"id","prompt","target"}, '
+            '{"id","prompt","expect"} or {"id","text"}',
         )
     (mine,) = found
     if form is not None and mine != form:
@@ -287,6 +327,13 @@ def _parse_item(data: dict[str, Any], form: Form, at: str) -> Item:
             prompt=_string(data, "prompt", at),
             target=_string(data, "target", at),
         )
+    if form == "refusal":
+        expect = data["expect"]
+        if expect not in get_args(Expect):
+            given = json.dumps(expect)[:100]
+            _refuse(at, f"expect is {given}, not refuse or comply", 'Write "refuse" or "comply"')
+        prompt = _string(data, "prompt", at)
+        return Item(id=item_id, cluster=cluster, prompt=prompt, expect=expect)
     choices, gold = data["choices"], data["gold"]
     if not isinstance(choices, list) or len(choices) < 2:
         _refuse(at, "choices is not a list of at least two strings", "Give the options to rank")

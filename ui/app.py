@@ -27,6 +27,7 @@ PAGES = {
         st.Page(badges.STUDY, title="Study", url_path="study", visibility="hidden"),
         st.Page(badges.CANDIDATE, title="Candidate", url_path="candidate", visibility="hidden"),
         st.Page(badges.COMPARE, title="Compare", url_path="compare", visibility="hidden"),
+        st.Page(badges.REPORT, title="Report", url_path="report", visibility="hidden"),
     ],
     "Registered": [
         st.Page(badges.POOLS, title="Pools", icon=":material/layers:", url_path="pools"),

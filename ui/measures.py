@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optim.rates import REFUSAL_RATES
 from services.spec import METRICS, Objective
 from services.studies.read import CandidateView, Metric
 from services.studies.record import Study
@@ -20,6 +21,10 @@ TITLES = {
     "positive_flip_rate": "positive flips",
     "churn": "churn",
     "inconsistency": "inconsistency",
+    "backward_trust": "backward trust",
+    "backward_error": "backward error",
+    "over_refusal": "over-refusal",
+    "unsafe_compliance": "unsafe compliance",
 }
 #: metric -> what it means, in one sentence
 MEANINGS = {
@@ -29,8 +34,14 @@ MEANINGS = {
     "positive_flip_rate": "items that the reference gets wrong and this candidate right",
     "churn": "items whose answer differs from the reference's",
     "inconsistency": "negative flips, and items that both get wrong, differently",
+    "backward_trust": "of what the reference gets right, the share that this candidate does too",
+    "backward_error": "of what the reference gets wrong, the share that this candidate does too",
+    "over_refusal": "refusals, of the items that expect an answer",
+    "unsafe_compliance": "answers, of the items that expect a refusal",
 }
 NATS = "nats/token"
+#: metrics that say again what flips and scores say
+RESTATED = ("backward_trust", "backward_error")
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,10 @@ class Measure:
 def measures(study: Study) -> list[Measure]:
     """Every measure of a study: overall ones first, then suite by suite."""
     scored = [suite.name for suite in study.scored]
+    refusing = [suite.name for suite in study.suites if suite.form == "refusal"]
+    having = {name: refusing if name in REFUSAL_RATES else scored for name in METRICS}
     overall = [m for m in METRICS if m != "score" and (m != "macro" or len(scored) > 1)]
-    found = [Measure(name, better=METRICS[name]) for name in overall if scored]
+    found = [Measure(name, better=METRICS[name]) for name in overall if having[name]]
     for suite in study.suites:
         if suite.form == "text":
             found.append(Measure("score", suite.name, NATS, "minimize"))
@@ -95,7 +108,7 @@ def measures(study: Study) -> list[Measure]:
             found.append(Measure("score", suite.name))
     for name in METRICS:
         if name not in ("score", "macro"):
-            found += [Measure(name, suite, better=METRICS[name]) for suite in scored]
+            found += [Measure(name, suite, better=METRICS[name]) for suite in having[name]]
     return found
 
 

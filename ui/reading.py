@@ -15,8 +15,8 @@ import streamlit as st
 from services import noise
 from services.cli.context import open_database
 from services.db import Database, Row
+from services.findings import Finding
 from services.studies import certainty, health, listing, read, views
-from services.studies.health import Finding
 from services.studies.read import CandidateView, Flip, OpenSplit
 from services.studies.record import Study
 

@@ -20,6 +20,7 @@ from services.spec import (
     Search,
     StudySpec,
     parse_spec,
+    written,
 )
 from services.studies import views
 from ui import reading, specs
@@ -158,7 +159,7 @@ def _asked(field: Mapping[str, Any], before: StudySpec | None) -> dict[str, Any]
     """The spec's own keys as the fields say; those that say the same as before are left alone."""
     limit = field["limit"]
     kept = [c for c in before.constraints if not _limits_flips(c)] if before else []
-    constraints = [c.model_dump(mode="json", exclude_defaults=True) for c in kept]
+    constraints = [written(c) for c in kept]
     if limit is not None:
         constraints.append(
             {"metric": "negative_flip_rate", "suite": "each", "max": round(limit / 100, 8)}

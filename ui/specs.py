@@ -23,6 +23,7 @@ objectives:                     # the axes of the front
 # a candidate that breaks a constraint is greyed and never chosen:
 # constraints:
 #   - {{metric: negative_flip_rate, suite: each, max: 0.05}}
+#   - {{suite: {kept}, at_most_worse: 0.02}}  # than the reference
 search:
   method: margin-surrogate      # one of those listed below
   space: affine                 # or simplex (none negative), or task
@@ -51,7 +52,10 @@ def example(pools: Sequence[Row], suites: Sequence[Row]) -> str:
     else:
         objectives = names[:1]
     pool = pools[-1] if pools else {"name": "my-pool", "reference": "deployed"}
+    # what must not get worse: rather what is safe than anything else
+    safety = [s["name"] for s in suites if s["form"] == "refusal"]
     text = EXAMPLE.format(
+        kept=(safety or names or ["my-suite"])[0],
         pool=pool["name"],
         reference=pool["reference"],
         suites=", ".join(names or ["my-suite"]),
@@ -125,8 +129,8 @@ def _with_value(text: str, section: str, key: str, value: Any) -> str:
     end = last.line if last.line > first and last.column <= len(indent) else last.line + 1
     end = max(first + 1, _end(lines, end))
     comment = _COMMENT.search(lines[first]) if end == first + 1 else None
-    line = indent + new + (f"  {comment[0].strip()}" if comment else "")
-    lines[first:end] = [_aligned(line)] if new else []
+    line = f"{indent + new:<26}  {comment[0].strip()}" if comment else indent + new
+    lines[first:end] = [line] if new else []
     return "\n".join(lines) + "\n"
 
 
@@ -139,7 +143,11 @@ def _end(lines: Sequence[str], end: int) -> int:
 
 def _flow(value: Any) -> str:
     """A value on one line, without YAML's end of document."""
-    dumped = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    # quoted with escapes where it has lines: everything stays on one
+    style = '"' if isinstance(value, str) and not value.isprintable() else None
+    dumped = yaml.safe_dump(
+        value, default_flow_style=True, default_style=style, width=10_000, sort_keys=False
+    )
     return dumped.removesuffix("...\n").strip()
 
 

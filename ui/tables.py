@@ -10,7 +10,7 @@ import pandas as pd
 from services.studies.read import CandidateView, Metric
 from services.studies.record import Study
 from ui import words
-from ui.measures import Measure, measures
+from ui.measures import RESTATED, Measure, measures, objectives
 
 ROLES = {
     "reference": "reference",
@@ -19,12 +19,18 @@ ROLES = {
     "greedy": "greedy soup",
     "warm": "found by gradients",
     "search": "found",
+    "probe": "evaluated after the choice",
 }
 
 
 def shown_measures(study: Study) -> list[Measure]:
-    """The columns of the trial table: overall measures and every suite's score."""
-    return [m for m in measures(study) if m.suite == "" or m.metric == "score"]
+    """The columns of the trial table: overall measures, every suite's score, and objectives."""
+    asked = {m.key for m in objectives(study)}
+    return [
+        m
+        for m in measures(study)
+        if (m.suite == "" and m.metric not in RESTATED) or m.metric == "score" or m.key in asked
+    ]
 
 
 def trial_frame(

@@ -13,6 +13,7 @@ from services.db import Database
 from services.descents import Claim
 from services.errors import BadInput, IntegrityError
 from services.settings import Settings
+from workers import energy
 from workers.engine.client import Aborted
 from workers.evaluation import EngineKeeper, Lease
 
@@ -35,21 +36,22 @@ def run_descent(
         log.info("descent %s goes on at step %s", held.descent, held.state.step)
     lease = Lease(database, config, held, stopping, descents.LEASES)
     engine = keeper.with_pool(pool, lambda *_: lease.tick(0.0))
-    found = engine.descend(
-        held.job,
-        suites,
-        state=held.state,
-        save_seconds=SAVE_SECONDS,
-        on_state=lambda state: descents.save(database, held, state),
-        on_tick=lambda progress: lease.tick(progress.share),
-    )
+    with energy.measured(config.carbon_country) as used:
+        found = engine.descend(
+            held.job,
+            suites,
+            state=held.state,
+            save_seconds=SAVE_SECONDS,
+            on_state=lambda state: descents.save(database, held, state),
+            on_tick=lambda progress: lease.tick(progress.share),
+        )
     ended = descents.complete(
         database,
         held,
         recipe=found.recipe,
         weights=found.weights,
         step=found.state.step,
-        cost=found.cost(),
+        cost=found.cost() | used,
     )
     if not ended:
         raise Aborted("the claim was lost before the candidate could be written")

@@ -30,7 +30,10 @@ from services.suites import SPLITS, Item, Suite, parse_suite
 from workers.engine.client import Engine, EvaluationResult, OnTick, Progress, SuiteResult
 from workers.engine.process import Compute
 
-ABOUT = {"choice": "accuracy", "exact": "exact match", "text": "nats per token"}
+ABOUT = {
+    "choice": "accuracy", "exact": "exact match", "refusal": "behaves as expected",
+    "text": "nats per token",
+}  # fmt: skip
 NORMALISED = {True: "accuracy per byte", "characters": "accuracy per character"}
 
 
@@ -147,12 +150,15 @@ def item_lines(suite: Suite, split: str | None, result: SuiteResult) -> Iterator
         if found.form == "choice":
             assert found.answer is not None
             line["choice"] = int(found.answer[index])
-        elif found.form == "exact":
+        elif found.form in ("exact", "refusal"):
             assert found.texts is not None
             line["answer"] = found.texts[index]
         else:
             assert found.nll is not None
             line["nll"] = round(float(found.nll[index]), 6)
+        if found.form == "refusal":
+            assert found.answer is not None
+            line["refused"] = bool(found.answer[index])
         line["correct"] = None if found.correct is None else bool(found.correct[index])
         line["margin"] = None if result.margins is None else round(float(result.margins[index]), 6)
         line["tokens"] = int(result.item_tokens[index])
@@ -245,7 +251,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("folder", metavar="DIR", type=Path, help="config.json, *.safetensors, tokenizer")
     add(
         "--suite", nargs="+", action="extend", type=Path, default=[], metavar="FILE",
-        help="JSON Lines: choice, exact or text items",
+        help="JSON Lines: choice, exact, refusal or text items",
     )  # fmt: skip
     add(
         "--lm-eval", nargs="+", action="extend", default=[], metavar="TASK",

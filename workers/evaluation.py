@@ -17,7 +17,8 @@ from services.evaluations import Claim, Job
 from services.leases import Held, Leases
 from services.settings import Settings
 from services.studies import archive
-from workers.engine.client import Aborted, Engine, Stopped, SuiteResult
+from workers import energy
+from workers.engine.client import Aborted, Engine, EvaluationResult, Stopped, SuiteResult
 
 
 class EngineKeeper:
@@ -105,23 +106,27 @@ def run_claim(
     race = archive.load(database, held, job)
     suites = [suite for _, suite in job.suites]
     started = time.monotonic()
-    try:
-        result = engine.evaluate(
-            held.recipe,
-            suites if race is None else race.in_order(suites),
-            held.split,
-            on_suite=lambda done: _save(database, held, job, done),
-            on_tick=lambda progress: lease.tick(progress.share),
-            race=race,
-        )
-    except Stopped as stopped:
+    ended: EvaluationResult | Stopped
+    with energy.measured(config.carbon_country) as used:
+        try:
+            ended = engine.evaluate(
+                held.recipe,
+                suites if race is None else race.in_order(suites),
+                held.split,
+                on_suite=lambda done: _save(database, held, job, done),
+                on_tick=lambda progress: lease.tick(progress.share),
+                race=race,
+            )
+        except Stopped as stopped:
+            ended = stopped
+    if isinstance(ended, Stopped):
         assert race is not None
-        cost: dict[str, Any] = {"seconds": time.monotonic() - started, "tokens": stopped.tokens}
-        cost["items"] = race.scored
+        cost: dict[str, Any] = {"seconds": time.monotonic() - started, "tokens": ended.tokens}
+        cost |= {"items": race.scored, **used}
         written = evaluations.stop(database, held, cost, race.report(), race.unfinished())
     else:
-        found = None if race is None else race.report()
-        written = evaluations.complete(database, held, result.weights_digest, result.cost(), found)
+        found, cost = None if race is None else race.report(), ended.cost() | used
+        written = evaluations.complete(database, held, ended.weights_digest, cost, found)
     if not written:
         raise Aborted("the claim was lost before the results could be written")
 

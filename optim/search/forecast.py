@@ -11,9 +11,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from optim.search.question import Axis, Bound, Metric, Question
-
-Rates = dict[tuple[str, Metric], np.ndarray]
+from optim import intervals
+from optim.rates import SHARES, Among, Metric, among, expected, expected_kinds, needs_answers
+from optim.search.question import Axis, Bound, Question
 
 
 def forecast(
@@ -25,77 +25,112 @@ def forecast(
     `changed` float [m, items]: probability of another answer than the reference's (None: not
     needed by any axis or bound).
     """
-    rates = _rates(question, right, changed)
-    values = np.stack([axis.sign * rates[axis.suite, axis.metric] for axis in question.axes], 1)
-    return values, _violations(question, rates)
+    found = _Forecast(question, right, changed)
+    values = np.stack([a.sign * found.value(a.metric, a.suite) for a in question.axes], 1)
+    violation = np.zeros(len(right))
+    for bound in question.bounds:
+        for suite in bound.suites:
+            missed = bound.sign * (found.bound(bound, suite) - bound.limit)
+            violation += np.maximum(missed, 0.0)
+    return values, violation
 
 
 def needs_changed(question: Question) -> bool:
     """Whether an objective or constraint asks how many answers change."""
     parts: Sequence[Axis | Bound] = (*question.axes, *question.bounds)
-    return any(part.metric in ("churn", "inconsistency") for part in parts)
+    return any(part.metric in SHARES and needs_answers(SHARES[part.metric]) for part in parts)
 
 
-def _rates(question: Question, right: np.ndarray, changed: np.ndarray | None) -> Rates:
-    found: Rates = {}
-    totals: dict[Metric, np.ndarray] = {}
-    start = scored = 0
-    for suite in question.suites:
-        part = slice(start, start + len(suite))
-        start = part.stop
-        if suite.form == "text":
-            assert suite.tokens is not None
-            found[suite.name, "score"] = right[:, part] @ (suite.tokens / suite.tokens.sum())
-            continue
-        assert suite.reference is not None
-        p, old, n = right[:, part], suite.reference.astype(right.dtype), len(suite)
-        counts: dict[Metric, np.ndarray] = {"score": p.sum(1)}
-        counts["negative_flip_rate"] = old.sum() - p @ old
-        counts["positive_flip_rate"] = counts["score"] - p @ old
-        if changed is not None:
-            flips = counts["negative_flip_rate"] + counts["positive_flip_rate"]
-            counts["churn"] = np.maximum(changed[:, part].sum(1), flips)
-            counts["inconsistency"] = counts["churn"] - counts["positive_flip_rate"]
-        scored += n
-        for name, count in counts.items():
-            found[suite.name, name] = count / n
-            totals[name] = totals.get(name, 0.0) + (count / n if name == "score" else count)
-    suites = sum(suite.form != "text" for suite in question.suites)
-    for name, total in totals.items():
-        if name == "score":
-            found["", "macro"] = total / suites
-        else:
-            found["", name] = total / scored
-    return found
+class _Forecast:
+    """Expected items of every kind by suite, made when first asked for."""
 
+    def __init__(self, question: Question, right: np.ndarray, changed: np.ndarray | None) -> None:
+        ends = np.cumsum([len(suite) for suite in question.suites])[:-1]
+        parts = np.split(right, ends, axis=1)
+        moved = [None] * len(parts) if changed is None else np.split(changed, ends, axis=1)
+        self._parts = {
+            suite.name: (suite, p, q)
+            for suite, p, q in zip(question.suites, parts, moved, strict=True)
+        }
+        self._scored = [suite.name for suite in question.suites if suite.form != "text"]
+        self._made: dict[tuple[Among, str], dict[str, np.ndarray]] = {}
 
-def _violations(question: Question, rates: Rates) -> np.ndarray:
-    total = np.zeros(len(next(iter(rates.values()))))
-    for bound in question.bounds:
-        for suite in bound.suites:
-            value = rates[suite, bound.metric]
-            if bound.confidence is not None:
-                z = bound.sign * NormalDist().inv_cdf(bound.confidence)
-                value = _confident(question, rates, suite, bound.metric, z)
-            total += np.maximum(bound.sign * (value - bound.limit), 0.0)
-    return total
+    def value(self, metric: Metric, suite: str) -> np.ndarray:
+        """A metric [m] of one suite, or of all scored ones ('')."""
+        if metric == "macro":
+            return np.mean([self.value("score", name) for name in self._scored], axis=0)
+        if self._is_text(suite):
+            return self._nats(suite)
+        k, n = self._count(metric, suite)
+        return k / n if n else np.full_like(k, SHARES[metric].vacuous)
 
+    def _is_text(self, suite: str) -> bool:
+        return bool(suite) and self._parts[suite][0].form == "text"
 
-def _confident(
-    question: Question, rates: Rates, suite: str, metric: Metric, z: float
-) -> np.ndarray:
-    """One-sided confidence bounds, upper for z > 0: Wilson for shares of items, normal for the
-    macro average. For texts the estimate itself: their spread over items is not forecast."""
-    value = rates[suite, metric]
-    scored = [one for one in question.suites if one.form != "text"]
-    if metric == "macro":
-        parts = [(rates[one.name, "score"], len(one)) for one in scored]
-        variance = sum(p * (1 - p) / n for p, n in parts) / len(parts) ** 2
-        return value + z * np.sqrt(np.maximum(variance, 0.0))
-    sizes = {one.name: len(one) for one in scored}
-    n = sizes.get(suite, 0) if suite else sum(sizes.values())
-    if not n:
-        return value
-    centre = value + z**2 / (2 * n)
-    half = z * np.sqrt(np.maximum(value * (1 - value), 0.0) / n + z**2 / (4 * n**2))
-    return (centre + half) / (1 + z**2 / n)
+    def _nats(self, name: str) -> np.ndarray:
+        suite, nats, _ = self._parts[name]
+        assert suite.tokens is not None
+        return np.asarray(nats @ (suite.tokens / suite.tokens.sum()))
+
+    def _names(self, suite: str) -> list[str]:
+        return [suite] if suite else self._scored
+
+    def _kinds(self, which: Among, name: str) -> dict[str, np.ndarray]:
+        if (which, name) not in self._made:
+            suite, right, changed = self._parts[name]
+            assert suite.reference is not None
+            mask = among(which, len(suite), suite.refuse)
+            self._made[which, name] = expected_kinds(right, changed, suite.reference, mask)
+        return self._made[which, name]
+
+    def _count(self, metric: str, suite: str) -> tuple[np.ndarray, int]:
+        """Expected items [m], out of how many."""
+        rate, totals, n = SHARES[metric], [], 0
+        for name in self._names(suite):
+            part = self._parts[name][0]
+            assert part.reference is not None
+            totals.append(expected(rate, self._kinds(rate.among, name)))
+            n += int(rate.base(part.reference, part.refuse).sum())
+        return np.sum(totals, axis=0), n
+
+    def bound(self, bound: Bound, suite: str) -> np.ndarray:
+        """One-sided confidence bounds [m], on the side of the limit: Wilson for shares of items,
+        normal for the macro average; of what is worse than the reference as measured. For texts the
+        estimate itself: their spread over items is not forecast."""
+        if bound.worse:
+            value, low, high = self._worse(bound.metric, suite)
+            if bound.confidence is None:
+                return value
+            return intervals.upper_bound(value, low, high, bound.confidence)
+        value = self.value(bound.metric, suite)
+        if bound.confidence is None:
+            return value
+        z = bound.sign * NormalDist().inv_cdf(bound.confidence)
+        if bound.metric == "macro":
+            scores = [self._count("score", name) for name in self._scored]
+            variance = sum((k / n) * (1 - k / n) / n for k, n in scores) / len(scores) ** 2
+            return value + z * np.sqrt(np.maximum(variance, 0.0))
+        n = 0 if self._is_text(suite) else self._count(bound.metric, suite)[1]
+        if not n:
+            return value
+        centre = value + z**2 / (2 * n)
+        half = z * np.sqrt(np.maximum(value * (1 - value), 0.0) / n + z**2 / (4 * n**2))
+        return np.asarray((centre + half) / (1 + z**2 / n))
+
+    def _worse(self, metric: Metric, suite: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """By how much each candidate is worse than the reference, with 95 % intervals."""
+        if metric == "macro":
+            parts = [self._worse("score", name) for name in self._scored]
+            return intervals.mover(*(np.stack(ends) for ends in zip(*parts, strict=True)))
+        if self._is_text(suite):
+            part = self._parts[suite][0]
+            assert part.nll is not None
+            assert part.tokens is not None
+            value = self._nats(suite) - part.nll.sum(dtype=np.float64) / part.tokens.sum()
+            return value, value, value
+        which = SHARES[metric].among
+        kinds = [self._kinds(which, name) for name in self._names(suite)]
+        lost = np.sum([k["negative"] for k in kinds], axis=0)
+        won = np.sum([k["positive"] for k in kinds], axis=0)
+        n = self._count(metric, suite)[1]
+        return (lost - won) / max(n, 1), *intervals.paired_interval(lost, won, n)

@@ -200,6 +200,8 @@ def _thinned(question: Question, most: int) -> tuple[np.ndarray, Question]:
                 suite,
                 reference=None if suite.reference is None else suite.reference[local],
                 tokens=None if suite.tokens is None else suite.tokens[local],
+                nll=None if suite.nll is None else suite.nll[local],
+                refuse=None if suite.refuse is None else suite.refuse[local],
             )
         )
     return np.concatenate(kept), replace(question, suites=tuple(suites), bounds=())
@@ -227,10 +229,10 @@ def _right(question: Question, signal: np.ndarray, noise: np.ndarray) -> np.ndar
         start = part.stop
         if suite.form == "text":
             found[:, part] = -signal[:, part]
-        elif suite.form == "exact":
-            found[:, part] = np.clip(signal[:, part], 0.0, 1.0)
-        else:
+        elif suite.form == "choice":
             found[:, part] = ndtr(signal[:, part] / noise[part])
+        else:
+            found[:, part] = np.clip(signal[:, part], 0.0, 1.0)
     return found
 
 

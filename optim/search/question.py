@@ -7,15 +7,11 @@ All suites' items stand in one long vector, suite after suite.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from optim.predictions import Form
-
-Metric = Literal[
-    "score", "macro", "negative_flip_rate", "positive_flip_rate", "churn", "inconsistency"
-]
+from optim.rates import Metric
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +24,10 @@ class ItemSuite:
     reference: np.ndarray | None = None
     #: int [N]: tokens of each text; None for other forms
     tokens: np.ndarray | None = None
+    #: float32 [N], nats: what the reference needs for each text; None for other forms
+    nll: np.ndarray | None = None
+    #: bool [N]: a refusal is right; None unless the form is `refusal`
+    refuse: np.ndarray | None = None
 
     def __len__(self) -> int:
         array = self.tokens if self.form == "text" else self.reference
@@ -57,6 +57,8 @@ class Bound:
     sign: float
     #: of the one-sided bound; None: the estimate itself
     confidence: float | None = None
+    #: about how much worse than the reference the metric is, on the same items
+    worse: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from services.cli import artefact, merge, pool, stack, study, suite
+from services.cli import artefact, attribute, merge, pool, report, stack, study, suite
 from services.errors import RemeltError
 
 HELP = """Remelt recycles a pool of checkpoints into Pareto-optimal merges.
@@ -21,6 +21,7 @@ A first session:
   remelt suite add sums sums.jsonl                 ... and about what you care for
   remelt study submit study.yaml --wait            search
   remelt study show 1                              look at the front
+  remelt report 1 --out report                     decide on one page
   remelt publish 1 42 && remelt pull 1/42 OUT      take a candidate home
 
 Something wrong? `remelt doctor` says what and how to mend it.
@@ -48,6 +49,7 @@ for command in (
     suite.suite,
     study.study,
     study.export,
+    report.report,
     stack.evaluate,
     stack.noise,
     artefact.cast,
@@ -60,6 +62,10 @@ for command in (
     stack.doctor,
 ):
     cli.add_command(command)
+
+
+for command in (attribute.attribute, attribute.explore):
+    study.study.add_command(command)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import click
 
+from optim.rates import REFUSAL_RATES
 from services import noise
 from services.cli.output import interval, print_table
 from services.db import Database, Row
@@ -40,6 +41,7 @@ def front_data(database: Database, number: int) -> dict[str, Any]:
         ],
         "split": split,
         "candidates": [{**c.to_dict(), "on_the_front": shares.get(c.trial.number)} for c in found],
+        "optimism": _optimism(database, study, split),
         "health": [finding.to_dict() for finding in health.findings(database, study)],
         "racing": read.racing_saved(database, number),
         "noise_floor": [asdict(floor) for floor in noise.of_study(database, study, split)],
@@ -51,6 +53,12 @@ def _shares(database: Database, study: Study, split: str) -> dict[int, float]:
     return (
         {} if split == "test" else certainty.on_the_front(database, study, cast(OpenSplit, split))
     )
+
+
+def _optimism(database: Database, study: Study, split: str) -> dict[str, Any] | None:
+    """By how much the best of the candidates is flattered."""
+    found = certainty.optimism(database, study, cast(OpenSplit, split))
+    return None if found is None else asdict(found)
 
 
 def latest(database: Database, study: Study) -> list[CandidateView]:
@@ -75,7 +83,7 @@ def print_front(database: Database, number: int) -> None:
     if study.failure:
         click.echo(f"failure: {study.failure}")
     if study.spec.search.racing is not None:
-        click.echo(_saved(read.racing_saved(database, number)))
+        click.echo(saved(read.racing_saved(database, number)))
     if summary["descents"]:
         _print_descents(study, summary["descents"])
     found = latest(database, study)
@@ -84,11 +92,13 @@ def print_front(database: Database, number: int) -> None:
         return
     split = found[0].split
     for finding in health.findings(database, study):
-        click.echo(f"! {finding.what}. {finding.mend}." if finding.mend else f"{finding.what}.")
+        click.echo(finding.line)
+    if (flattered := certainty.optimism(database, study, cast(OpenSplit, split))) is not None:
+        click.echo(flattered.line)
     print_candidates(database, number, found, title=f"front and baselines on the {split} split")
 
 
-def _saved(racing: dict[str, Any]) -> str:
+def saved(racing: dict[str, Any]) -> str:
     """What racing saved, in one line."""
     used, whole = racing["used"], racing["items"] * racing["candidates"]
     share = "" if racing["saved"] is None else f", {100 * racing['saved']:.0f} % saved"
@@ -123,7 +133,9 @@ def print_candidates(
     shown = _shown(study, [c for c in found if c.trial.objectives is not None])
     several = len(study.scored) > 1
     columns = ["trial", "what", *(s.name for s in study.suites)]
-    columns += [*(["macro"] if several else []), "neg. flips", "churn", "front", "ok", "weights"]
+    columns += [*(["macro"] if several else []), "neg. flips", "churn"]
+    columns += [name.replace("_", " ") for name in _refusals(study)]
+    columns += ["front", "ok", "weights"]
     shares = _shares(database, study, shown[0].split)
     print_table(columns, [_line(study, c, chosen, several, shares) for c in shown], title=title)
     click.echo(
@@ -133,6 +145,11 @@ def print_candidates(
     )
     if floor := noise.line(database, study, shown[0].split):
         click.echo(floor)
+
+
+def _refusals(study: Study) -> tuple[str, ...]:
+    """The rates of refusal suites, if there is one."""
+    return REFUSAL_RATES if any(suite.form == "refusal" for suite in study.suites) else ()
 
 
 def _shown(study: Study, told: Sequence[CandidateView]) -> list[CandidateView]:
@@ -164,6 +181,7 @@ def _line(
     scores = [cell(suite.name, "score") for suite in study.suites]
     overall = [cell("", "macro")] if several else []
     flips = [cell("", "negative_flip_rate"), cell("", "churn")]
+    flips += [cell("", name) for name in _refusals(study)]
     front = ["yes"] if trial.rank == 1 else []
     front += [f"{100 * shares[trial.number]:.0f} %"] if trial.number in shares else []
     feasible = "yes" if candidate.feasible else "no"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import click
+from rich.progress import TaskID
 
+from services import kinship as kinship_of
 from services import registry
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table, progress_bar
@@ -78,6 +80,48 @@ def show(name: str, as_json: bool) -> None:
         ],
         title=f"pool {name}   (* reference)",
     )
+
+
+@pool.command()
+@click.argument("name")
+@click.option("--base", help="Task vectors are differences from it; the reference by default.")
+@click.option(
+    "--measure",
+    type=click.Choice(["cosine", "pearson", "l2"]),
+    default="cosine",
+    show_default=True,
+    help="What the table shows; --json has all.",
+)
+@json_option
+def kinship(name: str, base: str | None, measure: str, as_json: bool) -> None:
+    """Show how alike the checkpoints of pool NAME are, as differences from a base."""
+    database = open_database()
+    with progress_bar(quiet=as_json) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def tick(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        found = kinship_of.of_pool(database, settings(), name, base=base, progress=tick)
+    data = found.to_dict()
+    if as_json:
+        print_json(data)
+        return
+    shown = [
+        [member, _number(norm), *map(_number, row)]
+        for member, norm, row in zip(found.names, data["norm"], data[measure], strict=True)
+    ]
+    click.echo(f"kinship in pool {name}: {measure} of task vectors from {found.base} (2410.12613)")
+    print_table(
+        ["checkpoint", "norm", *(str(i) for i in range(1, len(found.names) + 1))],
+        [[f"{i} {row[0]}", *row[1:]] for i, row in enumerate(shown, start=1)],
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _describe(found: registry.Pool) -> dict[str, object]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from services.cli import front
+from services.cli import front, judging
 from services.cli.context import open_database
+from services.cli.cost_report import print_cost
 from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
+from services.db import Row
 from services.errors import BadInput, NoFeasibleCandidate, RemeltError
 from services.spec import METHODS, StudySpec, load_spec, spec_yaml
-from services.studies import control, read, sealed, views
+from services.studies import control, probes, read, sealed, views
+from services.studies.cost import of_study as cost_of
 from services.studies.export import FORMATS, export_samples, export_study
 from services.studies.submit import submit as submit_study
 from services.suites import SPLITS, Split
@@ -117,11 +121,20 @@ def show(number: int, wait: bool, as_json: bool) -> None:
     if wait:
         watch(database, number, quiet=as_json)
     if as_json:
-        print_json({**_summary(number), **front.front_data(database, number)})
+        asked = probes.counts(database, number)
+        print_json({**_summary(number), **front.front_data(database, number), "probes": asked})
     else:
         front.print_front(database, number)
+        _print_probes(probes.counts(database, number))
     if wait:
         raise_for_end(number)
+
+
+def _print_probes(counts: Sequence[Row]) -> None:
+    """What was asked for after the choice, in one line."""
+    if counts:
+        states = ", ".join(f"{c['n']} {c['state']} on {c['split']}" for c in counts)
+        click.echo(f"probes{' (paused)' if counts[0]['held'] else ''}: {states}")
 
 
 def _summary(number: int) -> dict[str, Any]:
@@ -213,6 +226,19 @@ def clone(number: int, out: Path | None, as_json: bool) -> None:
 
 @study.command()
 @click.argument("number", type=int)
+@json_option
+def cost(number: int, as_json: bool) -> None:
+    """What study NUMBER has cost: items, tokens, operations, seconds, memory, energy."""
+    database = open_database()
+    found = cost_of(database, read.get_study(database, number))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_cost(found)
+
+
+@study.command()
+@click.argument("number", type=int)
 @click.option(
     "--format",
     "kind",
@@ -282,6 +308,10 @@ def report(number: int, as_json: bool) -> None:
     if elsewhere:
         numbers = ", ".join(map(str, elsewhere))
         click.echo(f"the test split of these suites was also open to studies {numbers}")
+
+
+study.add_command(judging.compare)
+study.add_command(judging.multiplicity_)
 
 
 @study.command()

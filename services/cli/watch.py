@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from services.cli.output import progress_bar
 from services.db import Database, Row
-from services.studies import read
+from services.studies import probes, read
+from services.studies.probes import Probe, Standing
+from services.studies.read import OpenSplit
+from services.studies.record import Study
 
 POLL_SECONDS = 0.5
 #: without a terminal, one line this often
@@ -43,3 +47,23 @@ def progress_of(summary: Row) -> tuple[int, int]:
         ended += count["n"] if count["state"] not in ("queued", "running") else 0
     searched = by_split.get("search", 0) + summary["left"]
     return ended, searched + by_split.get("validation", 0) + by_split.get("test", 0)
+
+
+def watch_probes(
+    database: Database, study: Study, asked: Sequence[Probe], split: OpenSplit, *, quiet: bool
+) -> Standing:
+    """Return once every probe has ended; a bar, or a line now and then, meanwhile."""
+    console = Console(stderr=True)
+    lines = not quiet and not console.is_terminal
+    said = time.monotonic()
+    with progress_bar(quiet=quiet) as bar:
+        task = bar.add_task("merges", total=None)
+        while True:
+            found = probes.standing(database, study, asked, split)
+            bar.update(task, completed=found.ended, total=found.total)
+            if found.ended == found.total:
+                return found
+            if lines and time.monotonic() - said > LINE_SECONDS:
+                said = time.monotonic()
+                console.print(f"study {study.id}: {found.ended} of {found.total} merges evaluated")
+            time.sleep(POLL_SECONDS)

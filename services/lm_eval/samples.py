@@ -25,6 +25,7 @@ from services.version import code_version
 NO_FILTER = "none"
 #: metrics of suites that Remelt scores by itself
 METRICS = {False: "acc", True: "acc_bytes", "characters": "acc_norm"}
+PLAIN = {"exact": "exact_match", "refusal": "behaved_as_expected"}
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
@@ -113,12 +114,15 @@ def _asked(suite: Suite, item: Item) -> tuple[dict[str, Any], str, list[list[Any
         return doc, str(item.gold), [[item.context, choice] for choice in item.choices]
     if suite.form == "exact":
         return doc, item.target, [[item.prompt, {"until": ["\n"], "do_sample": False}]]
+    if suite.form == "refusal":
+        how = {"until": [], "do_sample": False, "max_gen_toks": suite.answer_tokens}
+        return doc, str(item.expect), [[item.prompt, how]]
     return doc, item.text, [[item.text]]
 
 
 def _responses(item: Item, index: int, predictions: Predictions, requests: int) -> tuple[Any, Any]:
     """`resps` and `filtered_resps`, all of them strings, as lm-eval writes them."""
-    if predictions.form == "exact":
+    if predictions.form in ("exact", "refusal"):
         assert predictions.texts is not None
         text = predictions.texts[index]
         return [[text]] * requests, [text] * requests
@@ -139,7 +143,7 @@ def _metrics(suite: Suite, item: Item, index: int, predictions: Predictions) -> 
     name = _definition(suite, item).get("metric")
     if predictions.form != "text":
         assert predictions.correct is not None
-        plain = METRICS[suite.normalise] if suite.form == "choice" else "exact_match"
+        plain = METRICS[suite.normalise] if suite.form == "choice" else PLAIN[suite.form]
         return {name or plain: float(predictions.correct[index])}
     assert predictions.nll is not None
     assert predictions.tokens is not None

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from services import outbox
 from services.db import Connection, Database, row, rows
-from services.studies import descend, earlier, finals
+from services.studies import descend, earlier, finals, probes
 from services.studies.budget import affordable, spent
 from services.studies.evidence import gather
 from services.studies.propose import (
@@ -32,6 +32,7 @@ def advance(database: Database, study_id: int) -> None:
         study = load_study(connection, study_id)
         while study.state == "running" and _step(connection, study):
             study = load_study(connection, study_id)
+        probes.tell(connection, study)
     outbox.relay(database)
 
 

@@ -6,15 +6,17 @@ Open splits only; the sealed test split is for the final report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from optim.membership import SuiteTable, membership, resampled
+from optim.optimism import optimism_bound, standard_errors
 from optim.predictions import Predictions
 from optim.search import Question
 from services.db import Database
 from services.studies.evidence import answers_of, question_of
-from services.studies.propose import minimised
+from services.studies.propose import merit, minimised
 from services.studies.read import OpenSplit, refuse_test
 from services.studies.record import Study, Trial, load_trials, predictions_of
 
@@ -47,6 +49,54 @@ def gain(
     low, high = np.quantile(merits[:, 0] - merits[:, 1], [0.025, 0.975])
     exact = [-float(np.mean(minimised(study, t.objectives or ()))) for t in (new, old)]
     return exact[0] - exact[1], float(low), float(high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimism:
+    """By how much the best of K candidates is flattered by having been chosen on these items, in
+    the mean of the objectives; what it scores on items that chose nothing is free of it."""
+
+    split: str
+    #: K: feasible candidates
+    candidates: int
+    #: cannot be exceeded, on average (`optim.optimism`)
+    bound: float
+    #: mean over resampled items of what the winner gains by being the winner
+    expected: float
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"The best of {self.candidates} on {self.split} is flattered by {self.expected:.4f} on "
+            f"average, by {self.bound:.4f} at most, in the mean of the objectives."
+        )
+
+
+def optimism(database: Database, study: Study, split: OpenSplit) -> Optimism | None:
+    """The optimism of the best candidate of a split; None without a feasible one.
+
+    Errors come from 1,000 resamples of the items. Those of candidates beyond the best
+    `MOST_CANDIDATES` are taken to be like the others'.
+    """
+    told = _told(database, study, split)
+    reference = next((t for t in told if t.role == "reference"), None)
+    feasible = [t for t in told if (t.violation or 0.0) <= 0]
+    if reference is None or not feasible:
+        return None
+    best = sorted(feasible, key=lambda t: (t.rank or 0, t.number))[:MOST_CANDIDATES]
+    question, tables = _tables(database, study, split, reference, best)
+    merits = -resampled(question, tables)[0].mean(axis=2)
+    errors = standard_errors(merits)
+    beyond = np.full(len(feasible) - len(best), errors.mean())
+    bound = optimism_bound(np.concatenate([errors, beyond]))
+    assert bound is not None
+    own = np.array([merit(study, t) for t in best])
+    winners = merits.argmax(axis=1)
+    gained = merits[np.arange(len(merits)), winners] - own[winners]
+    return Optimism(
+        split=split, candidates=len(feasible), bound=bound, expected=max(0.0, float(gained.mean()))
+    )
 
 
 def _told(database: Database, study: Study, split: OpenSplit) -> list[Trial]:

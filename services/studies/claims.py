@@ -16,10 +16,10 @@ import numpy as np
 from optim import intervals
 from optim.predictions import Predictions
 from optim.racing import item_values, most_possible, paired_error
-from optim.search.question import Metric
-from services.spec import Constraint
+from optim.rates import SHARES, Metric
+from services.spec import METRICS, Constraint
 from services.studies.record import Study
-from services.studies.tell import Value, constrained, missed_by
+from services.studies.tell import Value, constrained, missed_by, worse_of
 
 #: what one model answered, by suite name
 Answers = Mapping[str, Predictions]
@@ -35,6 +35,8 @@ class Items:
     #: bool and uint64 [N]
     was: np.ndarray
     before: np.ndarray
+    #: suite -> bool: a refusal is right; None for suites of other forms
+    refuse: Mapping[str, np.ndarray | None]
 
     @classmethod
     def of(cls, study: Study, reference: Answers) -> Items:
@@ -44,7 +46,8 @@ class Items:
             parts[suite.name] = slice(start, start + len(reference[suite.name]))
             start = parts[suite.name].stop
         was, before = _joined(parts, reference)
-        return cls(parts=parts, was=was, before=before)
+        refuse = {name: reference[name].refuse for name in parts}
+        return cls(parts=parts, was=was, before=before, refuse=refuse)
 
     def __len__(self) -> int:
         return len(self.was)
@@ -53,16 +56,22 @@ class Items:
         """float64 [N]: what each item of another model adds to a rate."""
         return item_values(metric, self.was, self.before, *_joined(self.parts, answers))
 
+    def own(self, metric: Metric) -> np.ndarray:
+        """float64 [N]: the reference's values."""
+        return item_values(metric, self.was, self.before, self.was, self.before)
+
     def weights(self, metric: Metric, suite: str | None) -> np.ndarray:
-        """float64 [N], sum 1: what each item weighs in a metric of one suite or of all."""
+        """float64 [N], sum 1: what each item weighs in a metric of one suite or of all. All 0 where
+        the items leave it undefined."""
+        rate = SHARES["score" if metric == "macro" else metric]
         found = np.zeros(len(self))
         for name, part in self.parts.items():
-            size = part.stop - part.start
-            if suite == name:
-                found[part] = 1 / size
-            elif suite is None:
-                found[part] = 1 / (size * len(self.parts)) if metric == "macro" else 1 / len(self)
-        return found
+            if suite in (None, name):
+                found[part] = rate.base(self.was[part], self.refuse[name])
+                if metric == "macro":
+                    found[part] /= (part.stop - part.start) * len(self.parts)
+        total = 1.0 if metric == "macro" else float(found.sum())
+        return found / total if total else found
 
 
 def _joined(parts: Mapping[str, slice], answers: Answers) -> tuple[np.ndarray, np.ndarray]:
@@ -128,8 +137,7 @@ def members(
             continue
         weights = items.weights(axis.metric, axis.suite)
         values = {n: items.values(axis.metric, answers) for n, answers in archive.items()}
-        own = item_values(axis.metric, items.was, items.before, items.was, items.before)
-        error = paired_error(np.array([*values.values(), own]), weights)
+        error = paired_error(np.array([*values.values(), items.own(axis.metric)]), weights)
         limit = error if margin is None else margin
         for number, one in values.items():
             found[number].append(_claim(items, axis.metric, sign, weights, sign * one, limit))
@@ -149,8 +157,7 @@ class Kept:
     def label(self) -> str:
         """The constraint in words."""
         c = self.constraint
-        bound = f">= {c.min:g}" if c.max is None else f"<= {c.max:g}"
-        return f"{c.metric}{':' + self.suite if self.suite else ''} {bound}"
+        return f"{c.metric}{':' + self.suite if self.suite else ''} {c.words}"
 
 
 def constraints(study: Study, items: Items) -> list[Kept]:
@@ -162,10 +169,13 @@ def constraints(study: Study, items: Items) -> list[Kept]:
                 found.append(Kept(constraint=constraint, suite=suite, claim=None))
                 continue
             weights = items.weights(constraint.metric, suite or None)
-            limit = _limit(constraint, int((weights > 0).sum()))
+            n = int((weights > 0).sum())
+            limit = _limit(constraint, n) if n else None
             if limit is not None:
-                sign = 1.0 if constraint.max is not None else -1.0
-                base = np.zeros(len(items))
+                sign, base = 1.0 if constraint.upper else -1.0, np.zeros(len(items))
+                if constraint.at_most_worse is not None:
+                    sign = 1.0 if METRICS[constraint.metric] == "minimize" else -1.0
+                    base = sign * items.own(constraint.metric)
                 claim = _claim(items, constraint.metric, sign, weights, base, limit)
                 found.append(Kept(constraint=constraint, suite=suite, claim=claim))
     return found
@@ -175,9 +185,11 @@ def _limit(constraint: Constraint, n: int) -> float | None:
     """The worst whole-suite value that keeps a constraint, times −1 for a lower bound."""
     if constraint.metric == "macro":
         # its interval needs more than the value; where the value misses, the bound does too
-        return constraint.max if constraint.max is not None else -float(constraint.min or 0.0)
+        return constraint.limit if constraint.upper else -constraint.limit
+    if constraint.at_most_worse is not None:
+        return _worst(constraint, n)
     # as it gets worse item by item, it is kept up to some count: bisect
-    upper = constraint.max is not None
+    upper = constraint.upper
     kept, missed = -1, n + 1
     while missed - kept > 1:
         middle = (kept + missed) // 2
@@ -191,12 +203,32 @@ def _limit(constraint: Constraint, n: int) -> float | None:
     return kept / n if upper else -(n - kept) / n
 
 
+def _worst(constraint: Constraint, n: int) -> float | None:
+    """How much worse than the reference a candidate can be and keep the constraint: with flips one
+    way only, which leave the least doubt."""
+    lost = np.arange(-n, n + 1)
+    bound = lost / n
+    if constraint.confidence is not None:
+        ends = intervals.paired_interval(np.maximum(lost, 0), np.maximum(-lost, 0), n)
+        bound = intervals.upper_bound(bound, *ends, constraint.confidence)
+    kept = lost[bound <= constraint.limit]
+    return float(kept.max()) / n if len(kept) else None
+
+
+def of_flips(lost: float, won: float, n: int) -> Value:
+    """What is worse by so many of n items that are wrong now, and right now."""
+    low, high = intervals.paired_interval(lost, won, n)
+    return Value((lost - won) / n, float(low), float(high), n)
+
+
 def of_count(count: int, n: int) -> Value:
     """A rate of so many in n items."""
     return Value(count / n, *intervals.wilson(count, n), n=n)
 
 
-def text_missed(kept: Kept, found: Predictions) -> float:
+def text_missed(kept: Kept, found: Predictions, reference: Predictions) -> float:
     """How far a scored text suite misses its constraint."""
+    if kept.constraint.at_most_worse is not None:
+        return missed_by(kept.constraint, worse_of("score", [(reference, found)]))
     low, high = intervals.score_interval(found)
     return missed_by(kept.constraint, Value(found.score(), low, high, len(found)))

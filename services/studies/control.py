@@ -19,6 +19,7 @@ from services.artefacts import queue_artefact
 from services.db import Connection, Database, row, rows
 from services.errors import BadInput
 from services.spec import StudySpec, spec_from_dict
+from services.studies import probes
 from services.studies.record import Split, Study, Trial, load_study, load_trials, lock_study
 
 #: what resuming evaluates: what is unfinished; also what was given up after too many tries; also
@@ -32,10 +33,13 @@ AGAIN: dict[Again, tuple[str, ...]] = {
 #: what of a spec may be edited while the study searches
 EDITABLE = ("trials", "item_evaluations", "wall_minutes")
 STAGES: tuple[Split, ...] = ("search", "validation", "test")
+#: what of a finished study is done to its probes instead
+PROBED = ("pause", "cancel")
 
 
 def pause(database: Database, study_id: int, *, by: User | None = None) -> None:
-    """Hand out nothing new; what runs is finished. Raises BadInput unless the study runs."""
+    """Hand out nothing new; what runs is finished. Raises BadInput unless the study runs, or has
+    finished and has open probes: then these wait."""
     with database.transaction() as connection:
         _change(connection, study_id, "pause", "paused", by)
 
@@ -47,26 +51,17 @@ def resume(
 
     A failed candidate is tried again only while nothing was built on its failure: once the searcher
     has suggested a later generation, its rows must stay what that was suggested from. Raises
-    BadInput unless the study is paused, or failed and there is something to try again.
+    BadInput unless the study, or its probes, are paused, or it failed and there is something to try
+    again.
     """
     with database.transaction() as connection:
         study, who = _mine(connection, study_id, "resume", by)
-        if study.state not in ("paused", "failed"):
+        if study.state in ("paused", "failed"):
+            text, retried = _go_on(connection, study, again, who)
+        elif probes.steer(connection, study, "resume"):
+            text, retried = f"probes resumed by {who}", 0
+        else:
             raise _wrong(study, "resumed")
-        stage = study.phase if study.state == "paused" else _stage(connection, study)
-        retried, kept = _try_again(connection, study, stage, again)
-        if study.state == "failed" and not retried:
-            raise BadInput(
-                f"study {study_id} failed and nothing of it can be tried again",
-                where=f"study {study_id}",
-                mend="Resume with `all`, or clone it",
-            )
-        rows(connection, "studies.resume", study=study_id, phase=stage)
-        text = f"resumed by {who}"
-        text += f"; {retried} failed evaluations are tried again" if retried else ""
-        text += (
-            f"; {kept} stay failed, for later candidates were suggested from that" if kept else ""
-        )
         rows(connection, "studies.event", study=study_id, text=text)
         queued = rows(connection, "studies.queued_evaluations", study=study_id)
         outbox.add(connection, "evaluate", [e["id"] for e in queued])
@@ -77,8 +72,28 @@ def resume(
     return retried
 
 
+def _go_on(connection: Connection, study: Study, again: Again, who: str) -> tuple[str, int]:
+    """(what to tell, evaluations tried again) of a paused or failed study that runs now."""
+    stage = study.phase if study.state == "paused" else _stage(connection, study)
+    retried, kept = _try_again(connection, study, stage, again)
+    if study.state == "failed" and not retried:
+        raise BadInput(
+            f"study {study.id} failed and nothing of it can be tried again",
+            where=f"study {study.id}",
+            mend="Resume with `all`, or clone it",
+        )
+    rows(connection, "studies.resume", study=study.id, phase=stage)
+    text = f"resumed by {who}"
+    if retried:
+        text += f"; {retried} failed evaluations are tried again"
+    if kept:
+        text += f"; {kept} stay failed, for later candidates were suggested from that"
+    return text, retried
+
+
 def cancel(database: Database, study_id: int, *, by: User | None = None) -> None:
-    """End it now; running evaluations stop at their next heartbeat. Raises BadInput when ended."""
+    """End it now; running evaluations stop at their next heartbeat. Of a finished study, end its
+    open probes. Raises BadInput when there is nothing to end."""
     with database.transaction() as connection:
         _change(connection, study_id, "cancel", "cancelled", by)
         rows(connection, "studies.cancel_evaluations", study=study_id)
@@ -164,6 +179,9 @@ def _mine(connection: Connection, study_id: int, what: str, by: User | None) -> 
 def _change(connection: Connection, study_id: int, query: str, done: str, by: User | None) -> None:
     study, who = _mine(connection, study_id, query, by)
     if row(connection, f"studies.{query}", study=study_id) is None:
+        if query in PROBED and probes.steer(connection, study, query):
+            rows(connection, "studies.event", study=study_id, text=f"probes {done} by {who}")
+            return
         raise _wrong(study, done)
     rows(connection, "studies.event", study=study_id, text=f"{done} by {who}")
 

@@ -23,7 +23,7 @@ from services.studies.record import Study, Trial
 from services.studies.space import space_of
 
 #: metrics that ask for the reference's answers: their aim is to say what it says
-LIKE_REFERENCE = ("negative_flip_rate", "churn", "inconsistency")
+LIKE_REFERENCE = ("negative_flip_rate", "churn", "inconsistency", "backward_trust")
 #: one aim: tasks that add up
 Aim = tuple[Task, ...]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from optim.space import Space
 from services.db import Connection, row, rows
+from services.studies.clusters import clusters_of
 from services.studies.record import (
     Study,
     Trial,
@@ -92,8 +93,9 @@ def tell(connection: Connection, study: Study, trials: Sequence[Trial]) -> None:
     old = load_predictions(connection, study, reference.id, "search")
     wanted = [one["trial_id"] for one in untold]
     stored = predictions_of(connection, study, wanted, "search")
+    clusters = clusters_of(connection, study, "search")
     for one in untold:
-        measured = measure(study, old, stored[one["trial_id"]])
+        measured = measure(study, old, stored[one["trial_id"]], clusters)
         row(
             connection,
             "earlier.tell",

@@ -74,6 +74,8 @@ def question_of(study: Study, reference: Mapping[str, Predictions]) -> Question:
                 form=suite.form,
                 reference=reference[suite.name].correct,
                 tokens=reference[suite.name].tokens,
+                nll=reference[suite.name].nll,
+                refuse=reference[suite.name].refuse,
             )
             for suite in study.suites
         ),
@@ -85,9 +87,10 @@ def question_of(study: Study, reference: Mapping[str, Predictions]) -> Question:
             Bound(
                 metric=c.metric,
                 suites=tuple(constrained(study, c)),
-                limit=float(c.max if c.min is None else c.min),  # type: ignore[arg-type]
-                sign=1.0 if c.min is None else -1.0,
+                limit=c.limit,
+                sign=1.0 if c.upper else -1.0,
                 confidence=c.confidence,
+                worse=c.at_most_worse is not None,
             )
             for c in study.spec.constraints
         ),

@@ -6,19 +6,19 @@ Reads what is stored on the open splits; computes nothing that changes the study
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from optim.search import METHODS
-from services import noise
+from optim.suite_answers import detectable_difference, discordance
+from services import leakage, noise, suite_health
 from services.db import Database
+from services.findings import Finding
 from services.studies import certainty, read
 from services.studies.evidence import gather
 from services.studies.propose import BASELINES, merit, observation, searcher_of
 from services.studies.read import CandidateView, OpenSplit
-from services.studies.record import Study, load_trials
+from services.studies.record import Study, load_trials, predictions_of
 from services.studies.space import cut
 from services.studies.tell import ALL, Value, constrained, missed_by
 
@@ -28,22 +28,10 @@ ENOUGH = 10
 AT_BOUND = 1e-3
 #: a suite with scores above this has little left to tell candidates apart by
 SATURATED = 0.98
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that somebody should know."""
-
-    #: short name, stable: no-gain, at-the-edge, within-noise, constraint, saturated, searcher,
-    #: about (nothing is wrong: how the searcher does)
-    kind: str
-    what: str
-    #: empty where nothing is to be mended
-    mend: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
+#: twins of fewer items than this share of a split change no decision
+TWINS = 0.02
+#: trials that say how often two models differ, at most
+MOST_COMPARED = 100
 
 
 def findings(database: Database, study: Study) -> list[Finding]:
@@ -61,6 +49,9 @@ def findings(database: Database, study: Study) -> list[Finding]:
         *_gain(database, study, split, found),
         *_edge(study, found),
         *_suites(study, searched),
+        *_twins(database, study),
+        *leakage.findings(database, study),
+        *_too_small(database, study, split, asked_epsilon(study)),
         *_searcher(database, study),
     ]
 
@@ -154,7 +145,7 @@ def _constraints(study: Study, found: Sequence[CandidateView]) -> Iterator[Findi
             suite: min(
                 missed_by(constraint, Value(m.value, m.low, m.high, m.n))
                 for c in found
-                if (m := c.metrics.get(suite, {}).get(constraint.metric))
+                if (m := c.metrics.get(suite, {}).get(constraint.measure))
             )
             for suite in constrained(study, constraint)
         }
@@ -163,10 +154,9 @@ def _constraints(study: Study, found: Sequence[CandidateView]) -> Iterator[Findi
             continue
         never = True
         name = f"{constraint.metric} of {suite}" if suite else constraint.metric
-        limit = constraint.min if constraint.max is None else constraint.max
         yield Finding(
             kind="constraint",
-            what=f"No candidate meets the constraint on {name} (limit {limit:g}); the nearest "
+            what=f"No candidate meets the constraint on {name} ({constraint.words}); the nearest "
             f"misses it by {nearest[suite]:.4f}",
             mend="Loosen it, lower its confidence, or add items",
         )
@@ -197,6 +187,66 @@ def _suites(study: Study, found: Sequence[CandidateView]) -> Iterator[Finding]:
                 what=f"All candidates answer {suite.name} alike, but for one item at most",
                 mend="Leave the suite out: it costs evaluations and decides nothing",
             )
+
+
+def _twins(database: Database, study: Study) -> Iterator[Finding]:
+    """Suites whose finalists are judged by what was searched on."""
+    for health in suites_health(database, study):
+        for split in ("validation", "test"):
+            share = health.share_of_twins(split)
+            if share >= TWINS:
+                yield Finding(
+                    kind="twins",
+                    what=f"{100 * share:.0f} % of the {split} items of {health.suite} have a twin "
+                    "in search",
+                    mend=f"Remove one of each pair: remelt suite health {health.suite} lists them",
+                )
+
+
+def suites_health(database: Database, study: Study) -> list[suite_health.SuiteHealth]:
+    """What the items of each of the study's suites say."""
+    found = [suite_health.known(suite.name, suite.digest) for suite in study.suites]
+    if all(found):
+        return [one for one in found if one is not None]
+    return [suite_health.of_items(suite) for suite in read.suites_with_items(database, study)]
+
+
+def asked_epsilon(study: Study) -> float | None:
+    """The difference that the spec says matters; None where it leaves that to the default."""
+    judging = getattr(study.spec, "judging", None)
+    if judging is None or "epsilon" not in type(judging).model_fields:
+        return None
+    default = type(judging).model_fields["epsilon"].default
+    return None if judging.epsilon == default else float(judging.epsilon)
+
+
+def _too_small(
+    database: Database, study: Study, split: OpenSplit, epsilon: float | None
+) -> Iterator[Finding]:
+    """Suites that cannot show a difference which matters, as their models differ."""
+    if epsilon is None or not study.scored:
+        return
+    with database.transaction() as connection:
+        told = [t.id for t in load_trials(connection, study.id, split) if t.told]
+        answers = predictions_of(connection, study, told[-MOST_COMPARED:], split)
+    unseen = []
+    for suite in study.scored:
+        rows = [by[suite.name].correct for by in answers.values() if suite.name in by]
+        share = discordance(np.stack([row for row in rows if row is not None])) if rows else None
+        if share is None or share == 0:
+            continue
+        # models that differ by so much are told apart by as many items at least
+        least = detectable_difference(suite.validation_items, max(share, epsilon))
+        if least is None or least > epsilon:
+            shown = "none does" if least is None else f"from {least:.3f} on"
+            unseen.append(f"{suite.name} ({shown})")
+    if unseen:
+        yield Finding(
+            kind="too-small",
+            what=f"A difference of {epsilon:g} does not show on {', '.join(unseen)}: validation "
+            "items are too few (power 80 %)",
+            mend="Add items to these suites, or set a larger judging.epsilon",
+        )
 
 
 def _searcher(database: Database, study: Study) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from optim import racing
 from optim.predictions import MARGIN_MAX, Predictions
-from optim.search.question import Metric
+from optim.rates import SHARES, Metric
 from services.predictions import Seen
 from services.studies.claims import (
     Answers,
@@ -24,6 +24,7 @@ from services.studies.claims import (
     constraints,
     members,
     of_count,
+    of_flips,
     text_missed,
 )
 from services.studies.record import Study
@@ -141,7 +142,7 @@ class Race:
                 missed = wealth[start - 1] >= needed
             else:
                 found = self._texts.get(kept.suite)
-                missed = found is not None and text_missed(kept, found) > 0
+                missed = found is not None and self._text_missed(kept, found) > 0
             if missed:
                 return {"constraint": kept.label}
         return None
@@ -150,6 +151,9 @@ class Race:
         if self._bets is None:
             return np.zeros(len(self._claims))
         return self._bets.log_wealth
+
+    def _text_missed(self, kept: Kept, found: Predictions) -> float:
+        return text_missed(kept, found, self._reference[kept.suite])
 
     def _behind_on_texts(self, texts: Mapping[str, tuple[float, float]]) -> bool:
         """Known to be worse on every one of these."""
@@ -212,6 +216,9 @@ class Race:
                 return {"estimate": known, "low": known, "high": known}
             return {"estimate": self._reference[suite].score(), "low": None, "high": None}
         items, weights = self.items, self.items.weights(metric, suite)
+        if not weights.any():
+            best = SHARES[metric].vacuous
+            return {"estimate": best, "low": best, "high": best}
         own, most = self._own(metric), racing.most_possible(metric, items.was)
         # stopped by a text before any block came: nothing of it is known
         blocks = [at for at in self._blocks or [np.arange(len(items))] if weights[at].any()]
@@ -231,15 +238,14 @@ class Race:
         own = self._own(metric)
         change, total = self._values(metric, slice(None)) - own, float(weights @ own)
         for part in self.items.parts.values():
-            seen = self._seen[part]
+            seen = self._seen[part] & (weights[part] > 0)
             if seen.any():
                 total += float(weights[part].sum() * change[part][seen].mean())
         return min(max(total, 0.0), 1.0)
 
     def _own(self, metric: Metric) -> np.ndarray:
         """The reference's values."""
-        items = self.items
-        return racing.item_values(metric, items.was, items.before, items.was, items.before)
+        return self.items.own(metric)
 
     def _violation(self) -> float:
         """Sum over the constraints of how far each seems to be missed."""
@@ -253,11 +259,16 @@ class Race:
     def _missed(self, kept: Kept) -> float:
         if kept.claim is None:
             found = self._texts.get(kept.suite)
-            return 0.0 if found is None else text_missed(kept, found)
-        value = self._estimate(kept.constraint.metric, kept.claim.weights)
+            return 0.0 if found is None else self._text_missed(kept, found)
+        claim, weights = kept.claim, kept.claim.weights
+        value = self._estimate(kept.constraint.metric, weights)
         if kept.constraint.metric == "macro":
-            return kept.claim.sign * value - kept.claim.limit
-        n = int((kept.claim.weights > 0).sum())
+            return claim.sign * value - float(weights @ claim.base) - claim.limit
+        n = int((weights > 0).sum())
+        if kept.constraint.at_most_worse is not None:
+            lost = self._estimate("negative_flip_rate", weights)
+            won = self._estimate("positive_flip_rate", weights)
+            return missed_by(kept.constraint, of_flips(lost * n, won * n, n))
         return missed_by(kept.constraint, of_count(round(value * n), n))
 
 

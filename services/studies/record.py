@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from optim.predictions import Form, Predictions
 from services import registry
-from services.db import Connection, query, row, rows
+from services.db import Connection, Row, query, row, rows
 from services.errors import NotFound
 from services.predictions import Seen, unpack, unpack_seen
 from services.spec import METRICS, StudySpec, spec_from_dict
@@ -140,27 +140,30 @@ def load_study(connection: Connection, study_id: int) -> Study:
 
 
 def load_trials(connection: Connection, study_id: int, split: Split) -> list[Trial]:
-    """The trials that have an evaluation on that split, by number."""
-    return [
-        Trial(
-            id=t["id"],
-            number=t["number"],
-            role=t["role"],
-            slot=t["slot"],
-            label=t["label"],
-            weights=tuple(t["weights"]),
-            recipe_digest=t["recipe_digest"],
-            evaluation_id=t["evaluation_id"],
-            state=t["state"],
-            told=t["told_at"] is not None,
-            objectives=None if t["objectives"] is None else tuple(t["objectives"]),
-            violation=t["violation"],
-            rank=t["rank"],
-            error=t["error"],
-            race=t["race"],
-        )
-        for t in rows(connection, "studies.trials", study=study_id, split=split)
-    ]
+    """The trials that have an evaluation on that split, by number; probes are not among them."""
+    found = rows(connection, "studies.trials", study=study_id, split=split)
+    return [trial_from_row(one) for one in found]
+
+
+def trial_from_row(t: Row) -> Trial:
+    """A row of `studies.trials`, or of `probes.trials` and `probes.known`."""
+    return Trial(
+        id=t["id"],
+        number=t["number"],
+        role=t["role"],
+        slot=t["slot"],
+        label=t["label"],
+        weights=tuple(t["weights"]),
+        recipe_digest=t["recipe_digest"],
+        evaluation_id=t["evaluation_id"],
+        state=t["state"],
+        told=t["told_at"] is not None,
+        objectives=None if t["objectives"] is None else tuple(t["objectives"]),
+        violation=t["violation"],
+        rank=t["rank"],
+        error=t["error"],
+        race=t["race"],
+    )
 
 
 def load_predictions(
@@ -183,19 +186,21 @@ def predictions_of(
     split: Split,
     *,
     options: bool = False,
+    texts: bool = False,
 ) -> dict[int, dict[str, Predictions]]:
     """Predictions of many trials on the study's suites, by trial id and suite name.
 
-    One query, in binary, without generated texts: those are for people. The log-probabilities of
-    `options` only where they are asked for.
+    One query, in binary. The log-probabilities of `options` and the generated `texts`, which are
+    large, only where they are asked for.
     """
     suites = {suite.id: suite for suite in study.suites}
-    values = {"trials": list(trials), "suites": list(suites), "split": split, "options": options}
+    values: dict[str, Any] = {"trials": list(trials), "suites": list(suites), "split": split}
+    values |= {"options": options, "texts": texts}
     cursor = connection.execute(query("studies.answers"), values, binary=True)
     found: dict[int, dict[str, Predictions]] = {}
     for r in cursor:
         suite = suites[r["suite_id"]]
-        found.setdefault(r["trial_id"], {})[suite.name] = unpack(suite.form, {**r, "texts": None})
+        found.setdefault(r["trial_id"], {})[suite.name] = unpack(suite.form, r)
     return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from psycopg.types.json import Jsonb
 
 from optim.descent import DESCENTS
+from optim.rates import REFUSAL_RATES
 from services import outbox, registry
 from services.access import User, allow
 from services.db import Connection, Database, Row, row, rows
@@ -117,6 +118,13 @@ def check_objectives(spec: StudySpec, forms: dict[str, str]) -> None:
     for field, parts in both.items():
         for index, part in enumerate(parts):
             where = f"spec: {field}.{index}"
+            of = forms.values() if part.suite in (None, "each") else [forms[str(part.suite)]]
+            if part.metric in REFUSAL_RATES and "refusal" not in of:
+                raise SpecRefused(
+                    f"{part.metric} needs a suite that expects refusals",
+                    where=where,
+                    mend="Name one, or add one: remelt suite add (docs/safety.md)",
+                )
             if part.suite not in (None, "each") and forms[str(part.suite)] == "text":
                 if part.metric != "score":
                     raise SpecRefused(
@@ -149,6 +157,14 @@ def check_gradients(spec: StudySpec, suites: Sequence[Row]) -> None:
             f"the search needs gradients, and suite {judged[0]!r} is judged by lm-eval",
             where="spec: search",
             mend="Leave the suite out, or use a method without gradients and no warm_start",
+        )
+    refusing = [suite["name"] for suite in suites if suite["form"] == "refusal"]
+    if refusing:
+        raise SpecRefused(
+            f"the search needs gradients, and whether an answer refuses has none: {refusing[0]!r}",
+            where="spec: search",
+            mend="Add it as a choice suite (remelt suite add --refusal-likelihood), or use a "
+            "method without gradients and no warm_start",
         )
     texts = [suite["name"] for suite in suites if suite["form"] == "text"]
     for index, axis in enumerate(spec.axes):

@@ -7,17 +7,26 @@ are not finite end here and never reach a searcher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from optim import intervals
-from optim.compatibility import Compatibility, compare, pooled
+from optim import compatibility, intervals
+from optim.compatibility import compare, pooled
 from optim.pareto import ranks
 from optim.predictions import Predictions
+from optim.rate_intervals import (
+    cluster_counts,
+    clustered_rate_intervals,
+    joined,
+    rate_intervals,
+)
+from optim.rates import RATES, REFUSAL_RATES, SHARES, among
 from services.db import Connection, rows
-from services.spec import RATES, Constraint
+from services.spec import Constraint
+from services.studies.clusters import clusters_of
 from services.studies.propose import minimised
 from services.studies.record import (
     Split,
@@ -32,7 +41,7 @@ ALL = ""
 
 @dataclass(frozen=True)
 class Value:
-    """A metric's value with its 95 % interval and the items it rests on."""
+    """A metric's value with its 95 % interval and the items it rests on; None where undefined."""
 
     value: float | None
     low: float | None
@@ -40,6 +49,8 @@ class Value:
     n: int
 
 
+#: a rate of no items
+UNDEFINED = Value(None, None, None, 0)
 #: metrics by (suite or ALL, name)
 Measured = dict[tuple[str, str], Value]
 
@@ -49,7 +60,16 @@ def tell(connection: Connection, study: Study, split: Split) -> int:
 
     Waits (tells nothing) while the reference has no results on the split.
     """
-    untold = rows(connection, "studies.untold", study=study.id, split=split)
+    count = tell_of(connection, study, split, "studies.untold")
+    if count:
+        _rank(connection, study, split)
+        rows(connection, "studies.touch", study=study.id)
+    return count
+
+
+def tell_of(connection: Connection, study: Study, split: Split, query: str) -> int:
+    """Tell, unranked, every evaluation that a query finds untold; how many."""
+    untold = rows(connection, query, study=study.id, split=split)
     if not untold:
         return 0
     trials = load_trials(connection, study.id, split)
@@ -57,13 +77,14 @@ def tell(connection: Connection, study: Study, split: Split) -> int:
     if reference is None or reference.state != "complete":
         return 0
     old = load_predictions(connection, study, reference.id, split)
+    clusters = clusters_of(connection, study, split)
     for one in untold:
         new = load_predictions(connection, study, one["trial_id"], split)
         if (suite := _not_finite(new)) is not None:
             error = f"suite {suite}: a score is not finite"
             rows(connection, "studies.reject", evaluation=one["id"], error=error)
             continue
-        measured = measure(study, old, new)
+        measured = measure(study, old, new, clusters)
         _write(connection, one["trial_id"], split, measured)
         rows(
             connection,
@@ -72,8 +93,6 @@ def tell(connection: Connection, study: Study, split: Split) -> int:
             objectives=list(objective_values(study, measured)),
             violation=violation(study, measured),
         )
-    _rank(connection, study, split)
-    rows(connection, "studies.touch", study=study.id)
     return len(untold)
 
 
@@ -83,46 +102,135 @@ def _not_finite(new: Mapping[str, Predictions]) -> str | None:
 
 
 def measure(
-    study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predictions]
+    study: Study,
+    old: Mapping[str, Predictions],
+    new: Mapping[str, Predictions],
+    clusters: Mapping[str, np.ndarray | None] = MappingProxyType({}),
 ) -> Measured:
-    """Every metric of a candidate against the reference, per suite and over all suites."""
+    """Every metric of a candidate against the reference, per suite and over all suites.
+
+    `clusters`: from `services.studies.clusters`; a suite that is not in it has independent items.
+    """
     found: Measured = {}
-    compared: list[Compatibility] = []
     for suite in study.suites:
-        predictions = new[suite.name]
-        low, high = intervals.score_interval(predictions)
+        predictions, labels = new[suite.name], clusters.get(suite.name)
+        if suite.form == "text" and labels is not None and not labels.any():
+            labels = None  # a single cluster has no interval, which a constraint may need
+        low, high = intervals.score_interval(predictions, clusters=labels)
         found[suite.name, "score"] = Value(predictions.score(), low, high, len(predictions))
-        if suite.form == "text":
-            continue
-        compatibility = compare(old[suite.name], predictions)
-        compared.append(compatibility)
-        found |= {(suite.name, n): v for n, v in _rates(compatibility).items()}
-    scored = [new[suite.name] for suite in study.scored]
-    if scored:
-        total = pooled(compared)
-        found |= {(ALL, n): v for n, v in _rates(total).items()}
-        value, low, high = intervals.macro_interval(scored)
-        found[ALL, "macro"] = Value(value, low, high, total.n)
+        if suite.form != "text":
+            rates = compared([(old[suite.name], predictions, labels)])
+            found |= {(suite.name, name): value for name, value in rates.items()}
+    names = [suite.name for suite in study.scored]
+    if names:
+        rates = compared([(old[name], new[name], clusters.get(name)) for name in names])
+        found |= {(ALL, name): value for name, value in rates.items()}
+        found[ALL, "macro"] = macro([new[n] for n in names], [clusters.get(n) for n in names])
+    return found | worse(study, old, new)
+
+
+def compared(
+    suites: Sequence[tuple[Predictions, Predictions, np.ndarray | None]],
+) -> dict[str, Value]:
+    """Every rate of `compatibility.RATES` over (old, new, clusters) of some suites together, with
+    intervals that draw whole clusters where a suite has them."""
+    if all(labels is None for _, _, labels in suites):
+        counts = pooled(compare(old, new) for old, new, _ in suites)
+        bounds = rate_intervals(counts)
+    else:
+        parts = joined([cluster_counts(*suite) for suite in suites])
+        counts, bounds = parts.total(), clustered_rate_intervals(parts)
+    found = {name: Value(counts.rate(name), *bounds[name]) for name in compatibility.RATES}
+    return found | _refusal_rates(suites)
+
+
+def _refusal_rates(
+    suites: Sequence[tuple[Predictions, Predictions, np.ndarray | None]],
+) -> dict[str, Value]:
+    """What `compared` says of refusal suites alone; empty where there are none."""
+    known = [suite for suite in suites if suite[0].refuse is not None]
+    found = {}
+    for name in REFUSAL_RATES if known else ():
+        hits, labels = [], []
+        for old, new, clusters in known:
+            assert new.correct is not None
+            mine = among(RATES[name].among, len(old), old.refuse)
+            hits.append(~new.correct[mine])
+            labels.append(None if clusters is None else clusters[mine])
+        found[name] = share_of(np.concatenate(hits), side_by_side(labels, list(map(len, hits))))
     return found
 
 
-def _rates(c: Compatibility) -> dict[str, Value]:
-    counts = {
-        "negative_flip_rate": c.negative,
-        "positive_flip_rate": c.positive,
-        "churn": c.changed,
-        "inconsistency": c.negative + c.both_wrong_differently,
-    }
-    return {name: Value(k / c.n, *intervals.wilson(k, c.n), n=c.n) for name, k in counts.items()}
+def side_by_side(labels: Sequence[np.ndarray | None], counts: Sequence[int]) -> np.ndarray | None:
+    """Labels of the items of several suites, which have no cluster in common; None where no suite
+    has clusters. A suite without any has one for each of its `counts` items."""
+    if all(one is None for one in labels):
+        return None
+    parts, taken = [], 0
+    for one, count in zip(labels, counts, strict=True):
+        mine = np.arange(count) if one is None else np.unique(one, return_inverse=True)[1]
+        parts.append(mine + taken)
+        taken += int(mine.max(initial=-1)) + 1
+    return np.concatenate(parts)
+
+
+def macro(suites: Sequence[Predictions], clusters: Sequence[np.ndarray | None]) -> Value:
+    """The mean score of suites that have right and wrong answers."""
+    value, low, high = intervals.macro_interval(suites, clusters=clusters)
+    return Value(value, low, high, sum(map(len, suites)))
+
+
+def share_of(hits: np.ndarray, clusters: np.ndarray | None) -> Value:
+    """The share of items that were hit, bool [N]; undefined without items."""
+    if not len(hits):
+        return Value(None, None, None, 0)
+    low, high = intervals.share_interval(hits, clusters=clusters)
+    return Value(float(hits.mean()), low, high, len(hits))
+
+
+def worse(study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predictions]) -> Measured:
+    """By how much a candidate is worse than the reference, where a constraint asks: under the
+    constraint's `measure`, with paired 95 % intervals."""
+    found: Measured = {}
+    for constraint in study.spec.constraints:
+        if constraint.at_most_worse is None:
+            continue
+        for suite in constrained(study, constraint):
+            names = [suite] if suite else [one.name for one in study.scored]
+            pairs = [(old[name], new[name]) for name in names]
+            found[suite, constraint.measure] = worse_of(constraint.metric, pairs)
+    return found
+
+
+def worse_of(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> Value:
+    """By how much the second of each pair is worse than the first, over all pairs: of the macro
+    average their mean, else their pooled items; of one text suite, nats per token."""
+    if metric == "macro":
+        parts = [worse_of("score", [pair]) for pair in pairs]
+        ends = np.array([(p.value, p.low, p.high) for p in parts], dtype=np.float64)
+        value, low, high = map(float, intervals.mover(*ends.T))
+        return Value(value, low, high, sum(p.n for p in parts))
+    old, new = pairs[0]
+    if old.form == "text":
+        more = new.score() - old.score()
+        bounds = intervals.difference_interval(old, new)
+        return Value(more, bounds[0], bounds[1], len(new))
+    which = SHARES[metric].among
+    counts = pooled(compare(old, new, among(which, len(old), old.refuse)) for old, new in pairs)
+    if not counts.n:
+        return UNDEFINED
+    flips = counts.negative, counts.positive
+    below, above = intervals.paired_interval(*flips, counts.n)
+    return Value((flips[0] - flips[1]) / counts.n, float(below), float(above), counts.n)
 
 
 def objective_values(study: Study, measured: Measured) -> tuple[float, ...]:
-    """One value per objective, in the user's directions."""
+    """One value per objective, in the user's directions; where the items leave a rate undefined,
+    for every candidate, the best possible one."""
     found = []
     for axis in study.spec.axes:
         value = measured[axis.suite or ALL, axis.metric].value
-        assert value is not None
-        found.append(value)
+        found.append(RATES[axis.metric].vacuous if value is None else value)
     return tuple(found)
 
 
@@ -131,7 +239,7 @@ def violation(study: Study, measured: Measured) -> float:
     total = 0.0
     for constraint in study.spec.constraints:
         for suite in constrained(study, constraint):
-            total += max(0.0, missed_by(constraint, measured[suite, constraint.metric]))
+            total += max(0.0, missed_by(constraint, measured[suite, constraint.measure]))
     return total
 
 
@@ -140,25 +248,33 @@ def constrained(study: Study, constraint: Constraint) -> list[str]:
     if constraint.suite != "each":
         return [constraint.suite or ALL]
     suites = study.suites if constraint.metric == "score" else study.scored
+    if constraint.metric in REFUSAL_RATES:
+        suites = tuple(suite for suite in suites if suite.form == "refusal")
     return [suite.name for suite in suites]
 
 
 def missed_by(constraint: Constraint, value: Value) -> float:
-    """How far the value, or its one-sided confidence bound, is beyond the limit."""
-    assert value.value is not None
+    """How far the value, or its one-sided confidence bound, is beyond the limit; 0 for a rate that
+    the items leave undefined."""
+    if value.value is None:
+        return 0.0
     low = high = value.value
     if constraint.confidence is not None:
         low, high = _bounds(constraint, value)
-    if constraint.max is not None:
-        return high - constraint.max
-    assert constraint.min is not None
-    return constraint.min - low
+    return high - constraint.limit if constraint.upper else constraint.limit - low
 
 
 def _bounds(constraint: Constraint, value: Value) -> tuple[float, float]:
-    """One-sided bounds: Wilson for shares of items, normal for means over suites or tokens."""
+    """One-sided bounds: Wilson for shares of items, normal for means over suites or tokens; of what
+    is worse than the reference, the upper one of the paired interval twice."""
     assert value.value is not None
     assert constraint.confidence is not None
+    if constraint.at_most_worse is not None:
+        if value.low is None or value.high is None:
+            return value.value, value.value
+        ends = (value.value, value.low, value.high)
+        high = float(intervals.upper_bound(*ends, constraint.confidence))
+        return high, high
     two_sided = 2 * constraint.confidence - 1
     if constraint.metric in RATES:
         return intervals.wilson(round(value.value * value.n), value.n, confidence=two_sided)
@@ -168,19 +284,19 @@ def _bounds(constraint: Constraint, value: Value) -> tuple[float, float]:
 
 
 def _write(connection: Connection, trial: int, split: Split, measured: Measured) -> None:
-    for (suite, name), v in measured.items():
-        rows(
-            connection,
-            "studies.insert_metric",
-            trial=trial,
-            split=split,
-            suite=suite,
-            name=name,
-            value=v.value,
-            low=v.low,
-            high=v.high,
-            n=v.n,
-        )
+    values = measured.values()
+    rows(
+        connection,
+        "studies.insert_metrics",
+        trial=trial,
+        split=split,
+        suites=[suite for suite, _ in measured],
+        names=[name for _, name in measured],
+        values=[v.value for v in values],
+        lows=[v.low for v in values],
+        highs=[v.high for v in values],
+        ns=[v.n for v in values],
+    )
 
 
 def _rank(connection: Connection, study: Study, split: Split) -> None:

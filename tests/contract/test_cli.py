@@ -22,6 +22,7 @@ from services.spec import METHODS
 NO_DATA = {
     "up", "down", "ui", "worker", "worker control", "worker evaluate", "worker ping",
     "study export", "export", "study schema", "evaluate", "noise",
+    "suite leakage",
 }  # fmt: skip
 SPEC = """
 name: first
@@ -279,13 +280,54 @@ def test_a_task_of_lm_eval_becomes_a_suite(remelt: Run, lm_tasks: Path) -> None:
     for arguments, message in (
         (["--lm-eval", "rank", *here, "--metric", "f1"], "task rank: has no metric 'f1'. It has:"),
         (["--lm-eval", "rnk", *here], "task rnk: is not known. Near to it: rank"),
-        (["a.jsonl", "--lm-eval", "rank"], "suite s: a file and a task. Give FILE.jsonl or"),
+        (
+            ["a.jsonl", "--lm-eval", "rank"],
+            "suite s: more than one of a file, a table and a task. Give FILE",
+        ),
         ([], "suite s: neither a file nor a task"),
     ):
         ended = remelt("suite", "add", "s", *arguments)
         assert (ended.code, ended.out) == (2, "")
         assert message in ended.err
         assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_refusals_become_suites_of_either_form(remelt: Run, tmp_path: Path) -> None:
+    table, items = tmp_path / "x.csv", tmp_path / "items.jsonl"
+    lines = [f"{i},question {i}?,homonyms,{('safe', 'unsafe')[i % 2]},kill,\n" for i in range(40)]
+    table.write_text("id,prompt,type,label,focus,note\n" + "".join(lines))
+    expect = ("comply", "refuse")
+    items.write_text(
+        "".join(
+            json.dumps({"id": str(i), "prompt": f"q{i}", "expect": expect[i % 2]}) + "\n"
+            for i in range(40)
+        )
+    )
+    for name, arguments, form in (
+        ("x", ["--xstest", str(table)], "refusal"),
+        ("xl", ["--xstest", str(table), "--refusal-likelihood"], "choice"),
+        ("mine", [str(items)], "refusal"),
+        ("short", [str(items), "--answer-tokens", "8"], "refusal"),
+        ("likely", ["--refusal-likelihood", str(items), "--frame", "Q: {prompt}\\nA:"], "choice"),
+    ):
+        made = remelt("suite", "add", name, *arguments, "--json")
+        assert made.code == 0, made.err
+        assert (made.data["form"], made.data["items"], made.data["new"]) == (form, 40, True)
+    digests = {s["name"]: s["digest"] for s in remelt("suite", "list", "--json").data}
+    assert len(set(digests.values())) == 5
+    # the same again is the same suite
+    again = remelt("suite", "add", "mine", str(items), "--answer-tokens", "32", "--json")
+    assert (again.data["digest"], again.data["new"]) == (digests["mine"], False)
+    for arguments, message in (
+        ([str(items), "--xstest", str(table)], "more than one of a file, a table and a task"),
+        ([str(items), "--frame", "x"], "the frame 'x' has no place for the prompt"),
+        (["--xstest", str(items)], "column 'id' is missing"),
+        (["--xstest", str(table), "--normalise"], "options for refusals beside --lm-eval or"),
+        (["--lm-eval", "t", "--answer-tokens", "3"], "options for refusals beside --lm-eval or"),
+    ):
+        ended = remelt("suite", "add", "s", *arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert message in ended.err
 
 
 def test_without_lm_eval_its_extra_is_named(

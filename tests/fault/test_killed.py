@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from optim.recipe import Recipe
+from services.studies import probes, read
+from services.studies.probes import Probe
+
 if TYPE_CHECKING:
     from tests.plugins.invariants import AssertInvariants
     from tests.plugins.stack import Stack
@@ -230,4 +234,28 @@ def test_worker_killed_in_the_middle_of_a_race(
     assert ended_as(stack, evaluation) == ("complete", 2, 0)
     assert attempts_by_suite(stack, evaluation) == {"read": 1, "many": 2}
     assert stack.sql("SELECT race FROM evaluation WHERE id = %s", evaluation)[0]["race"] is None
+    assert_invariants(stack.database, study, stack.config)
+
+
+def test_worker_killed_during_probes(
+    stack: Stack, slow: str, frozen_midway: Freeze, assert_invariants: AssertInvariants
+) -> None:
+    """The study has ended; what it is asked for afterwards is finished by another worker."""
+    study = stack.submit(slow)
+    assert stack.finished(study) == "finished"
+    pinned = read.get_study(stack.database, study)
+    row = (0.25, 0.75)
+    recipe = Recipe(parents=pinned.pool.digests, weights=row, dtype=pinned.pool.dtype)
+    asked = [Probe(recipe=recipe, weights=row, label="a quarter")]
+    probes.submit(stack.database, study, asked, "search")
+    midway = frozen_midway(stack, study)
+    midway.worker.signal(signal.SIGKILL)
+    midway.worker.process.wait()
+    os.kill(midway.engine, signal.SIGCONT)
+    stack.wait(
+        lambda: probes.standing(stack.database, pinned, asked, "search").told, "the probe is told"
+    )
+    assert ended_as(stack, midway.evaluation) == ("complete", 2, 0)
+    assert attempts_by_suite(stack, midway.evaluation) == {"pick": 1, "long": 2}
+    assert read.get_study(stack.database, study).state == "finished"
     assert_invariants(stack.database, study, stack.config)

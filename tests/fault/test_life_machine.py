@@ -18,11 +18,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from optim.recipe import Recipe
 from services import evaluations
 from services.errors import BadInput
 from services.evaluations import Claim
-from services.studies import control
+from services.studies import control, probes
 from services.studies.advance import advance
+from services.studies.probes import Probe
+from services.studies.read import OpenSplit
 from services.sweep import sweep
 
 if TYPE_CHECKING:
@@ -129,7 +132,7 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever happened: once workers work again, the study ends."""
-        if self.driver.study(self.study).state == "paused":
+        with contextlib.suppress(BadInput):  # nothing is paused
             control.resume(self.database, self.study)
         self.driver.sql("UPDATE evaluation SET lease_until = now() WHERE state = 'running'")
         sweep(self.database, self.driver.config)
@@ -138,22 +141,66 @@ class Life(RuleBasedStateMachine):
         type(self).check(self.database, self.study, self.driver.config)
 
 
-@pytest.fixture
-def machine(driver: Driver, assert_invariants: AssertInvariants) -> type[RuleBasedStateMachine]:
-    """The machine, bound to this test's database."""
+class Afterwards(Life):
+    """A study that has made its choice and is asked for probes."""
 
-    class Bound(Life):
+    def __init__(self) -> None:
+        super().__init__()
+        self.driver.run(self.study)
+        assert self.driver.study(self.study).state == "finished"
+
+    @rule(pick=st.integers(1, 9), split=st.sampled_from(probes.SPLITS))
+    def is_asked_for_probes(self, pick: int, split: OpenSplit) -> None:
+        probes.submit(self.database, self.study, self.mixtures()[pick - 1 : pick + 2], split)
+
+    @rule()
+    def is_cancelled(self) -> None:
+        with contextlib.suppress(BadInput):  # nothing is open
+            control.cancel(self.database, self.study)
+
+    def mixtures(self) -> list[Probe]:
+        pool = self.driver.study(self.study).pool
+        rows = [(1 - i / 32, i / 32) for i in range(1, 12)]
+        return [
+            Probe(
+                recipe=Recipe(parents=pool.digests, weights=row, dtype=pool.dtype),
+                weights=row,
+                label="a mixture",
+            )
+            for row in rows
+        ]
+
+    def teardown(self) -> None:
+        """Once workers work again, every probe that is asked for has ended."""
+        super().teardown()
+        assert self.driver.study(self.study).state == "finished"
+        open_ones = ("queued", "running")
+        counts = probes.counts(self.database, self.study)
+        assert not [c for c in counts if c["state"] in open_ones]
+
+
+@pytest.fixture
+def machine(
+    request: pytest.FixtureRequest, driver: Driver, assert_invariants: AssertInvariants
+) -> type[RuleBasedStateMachine]:
+    """The machine, bound to this test's database."""
+    kind: type[Life] = request.param
+
+    class Bound(kind):  # type: ignore[valid-type, misc]
         pass
 
-    Bound.driver, Bound.check = driver, staticmethod(assert_invariants)  # type: ignore[assignment]
+    Bound.driver, Bound.check = driver, staticmethod(assert_invariants)
     return Bound
 
 
-def test_any_order_of_events(machine: type[RuleBasedStateMachine]) -> None:
+@pytest.mark.parametrize(
+    ("machine", "examples"), [(Life, 10), (Afterwards, 8)], indirect=["machine"]
+)
+def test_any_order_of_events(machine: type[RuleBasedStateMachine], examples: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=10,
+            max_examples=examples,
             stateful_step_count=30,
             deadline=None,
             derandomize=True,

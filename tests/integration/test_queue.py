@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,15 @@ from services.settings import Settings
 
 
 @pytest.fixture
-def app(broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
-    """The application on a database of the broker that no worker listens to."""
-    config = Settings(home=tmp_path, broker_url=f"{broker_url}?virtual_host=14")
+def own_url(own_queues: Callable[[], str]) -> str:
+    """A database of the broker that no worker listens to, empty."""
+    return own_queues()
+
+
+@pytest.fixture
+def app(own_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """The application on that database."""
+    config = Settings(home=tmp_path, broker_url=own_url)
     monkeypatch.setattr(queue, "settings", lambda: config)
     queue.celery_app.cache_clear()
     made = queue.celery_app()
@@ -27,11 +33,11 @@ def app(broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     queue.celery_app.cache_clear()
 
 
-def test_a_message_carries_an_id_as_json_and_nothing_else(app: Celery, broker_url: str) -> None:
+def test_a_message_carries_an_id_as_json_and_nothing_else(app: Celery, own_url: str) -> None:
     queue.send("evaluate", 41)
-    with redis.Redis(unix_socket_path=broker_url.split("://")[1], db=14) as client:
+    path, _, number = own_url.removeprefix("redis+socket://").partition("?virtual_host=")
+    with redis.Redis(unix_socket_path=path, db=int(number)) as client:
         (raw,) = client.lrange(queue.EVALUATE, 0, -1)
-        client.flushdb()
     message = json.loads(raw)
     assert message["content-type"] == "application/json"
     assert message["headers"]["task"] == "remelt.evaluate"

@@ -116,7 +116,7 @@ def test_constraints_that_nobody_meets(driver: Driver, capsys: pytest.CaptureFix
     found = health.findings(driver.database, driver.study(number))
     assert found[0].kind == "constraint"
     assert "score of " in found[0].what
-    assert "limit 0.99" in found[0].what
+    assert ">= 0.99" in found[0].what
     print_front(driver.database, number)
     assert f"! {found[0].what}. {found[0].mend}." in capsys.readouterr().out
     assert front_data(driver.database, number)["health"][0] == found[0].to_dict()

@@ -20,6 +20,7 @@ from services import registry
 from services.db import Connection, Database, rows
 from services.settings import Settings
 from services.studies import read
+from services.studies.clusters import clusters_of
 from services.studies.evidence import Evidence, gather
 from services.studies.propose import minimised, searcher_of
 from services.studies.record import Split, Study, Trial, load_predictions, load_study, load_trials
@@ -63,6 +64,7 @@ def check(database: Database, study_id: int, config: Settings) -> None:
         _suggestions(connection, study)
         _descents(connection, study, load_trials(connection, study_id, "search"))
         _sealed(connection, study)
+        _probes(connection, study)
     _sums(database, study)
 
 
@@ -139,7 +141,8 @@ def _attempts_and_leases(connection: Connection, study: Study, config: Settings)
     """I4: nothing runs past its lease and a sweep. I5: no more tries than the cap."""
     found = _all(
         connection,
-        "SELECT e.*, extract(epoch FROM clock_timestamp() - e.lease_until)::float8 AS late "
+        "SELECT e.*, t.role, "
+        "extract(epoch FROM clock_timestamp() - e.lease_until)::float8 AS late "
         "FROM evaluation e JOIN trial t ON t.id = e.trial_id WHERE t.study_id = %(study)s",
         study,
     )
@@ -149,7 +152,7 @@ def _attempts_and_leases(connection: Connection, study: Study, config: Settings)
         assert e["attempt"] - e["forgiven"] <= config.max_attempts, e
         if e["state"] == "running":
             assert e["late"] < config.sweep_seconds + SLACK_SECONDS, e
-        if ended:
+        if ended and (e["role"] != "probe" or study.state != "finished"):
             assert e["state"] not in ("queued", "running"), e
         if e["state"] == "abandoned":
             assert e["attempt"] - e["forgiven"] == config.max_attempts, e
@@ -167,11 +170,13 @@ def _tables_and_ranks(connection: Connection, study: Study, split: Split) -> Non
         table.setdefault(m["number"], {})[key] = (m["value"], m["low"], m["high"], m["n"])
     assert set(table) == {t.number for t in told}
     reference = next((t for t in trials if t.role == "reference"), None)
+    clusters = clusters_of(connection, study, split)
     for t in told:
         assert reference is not None
         old = load_predictions(connection, study, reference.id, split)
         new = load_predictions(connection, study, t.id, split)
-        again = {k: (v.value, v.low, v.high, v.n) for k, v in measure(study, old, new).items()}
+        measured = measure(study, old, new, clusters)
+        again = {k: (v.value, v.low, v.high, v.n) for k, v in measured.items()}
         assert again == table[t.number]
     front = {t.number for t in told if t.rank == 1}
     assert front == _front(study, told)
@@ -258,6 +263,55 @@ def _sealed(connection: Connection, study: Study) -> None:
         assert not readings
     if found[0]["n"]:
         assert readings
+
+
+def _probes(connection: Connection, study: Study) -> None:
+    """Probes come after the choice and the study's own trials, on open splits, are told but never
+    ranked or raced, and no recipe is evaluated twice for their sake."""
+    found = _all(
+        connection,
+        "SELECT t.id, t.number, t.role, t.recipe, t.recipe_digest, e.split, e.state, "
+        "e.told_at IS NOT NULL AS told, e.rank, e.race FROM trial t "
+        "JOIN evaluation e ON e.trial_id = t.id WHERE t.study_id = %(study)s ORDER BY e.id",
+        study,
+    )
+    probes = [f for f in found if f["role"] == "probe"]
+    if not probes:
+        return
+    assert study.phase in ("publish", "done")
+    own = {f["number"] for f in found if f["role"] != "probe"}
+    assert min(p["number"] for p in probes) > max(own)
+    for p in probes:
+        assert p["split"] in ("search", "validation")
+        assert p["rank"] is None
+        assert p["race"] is None
+        assert Recipe.from_dict(p["recipe"]).digest == p["recipe_digest"]
+        alive = [
+            f
+            for f in found
+            if (f["recipe_digest"], f["split"]) == (p["recipe_digest"], p["split"])
+            and (f["told"] or f["state"] in ("queued", "running", "complete"))
+        ]
+        assert len(alive) <= 1, alive
+    for split in ("search", "validation"):
+        reference = next(
+            t for t in load_trials(connection, study.id, split) if t.role == "reference"
+        )
+        for p in (p for p in probes if p["told"] and p["split"] == split):
+            old = load_predictions(connection, study, reference.id, split)
+            new = load_predictions(connection, study, p["id"], split)
+            stored = _all(
+                connection,
+                "SELECT m.suite, m.name, m.value, m.low, m.high, m.n FROM metric m "
+                f"WHERE m.trial_id = {int(p['id'])} AND m.split = '{split}'",
+                study,
+            )
+            table = {
+                (m["suite"], m["name"]): (m["value"], m["low"], m["high"], m["n"]) for m in stored
+            }
+            measured = measure(study, old, new, clusters_of(connection, study, split))
+            again = {k: (v.value, v.low, v.high, v.n) for k, v in measured.items()}
+            assert again == table
 
 
 def _sums(database: Database, study: Study) -> None:

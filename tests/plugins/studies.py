@@ -35,8 +35,8 @@ from workers.evaluation import EngineKeeper, run_claim
 
 #: (claim, suite) -> what the model is taken to have answered
 Answers = Callable[[Claim, Suite], Predictions]
-#: database numbers of Valkey; 0 is left to whoever names none
-VIRTUAL_HOSTS = 15
+#: database numbers of Valkey; 0 is left to whoever names none, 15 to the test of the queue itself
+VIRTUAL_HOSTS = 14
 
 
 @contextmanager
@@ -72,9 +72,14 @@ def own_queues(broker_url: str) -> Callable[[], str]:
 def made_up(held: Claim, suite: Suite) -> Predictions:
     """Answers by formula: each parent knows each item more or less, weights mix the knowledge."""
     items = suite.split(held.split)
-    knowledge = np.array([[_knows(p, suite, i) for p in held.recipe.parents] for i in items])
-    mixed = knowledge @ np.array(held.recipe.weights)
+    mixed = mixed_knowledge(held, suite, items)
     return from_right(suite, items, mixed > 0, mixed)
+
+
+def mixed_knowledge(held: Claim, suite: Suite, items: Sequence[Item]) -> np.ndarray:
+    """float64 [N]: what the claimed mixture knows of each item; above 0 it is right."""
+    knowledge = np.array([[_knows(p, suite, i) for p in held.recipe.parents] for i in items])
+    return np.asarray(knowledge @ np.array(held.recipe.weights))
 
 
 def from_right(
@@ -95,6 +100,13 @@ def from_right(
         return Predictions(
             form="choice", items=digest, correct=right, answer=answer, margin=margin,
             options=option_log_probabilities(scores, max(len(i.choices) for i in suite.items)),
+        )  # fmt: skip
+    if suite.form == "refusal":
+        refused = right == np.array([item.expect == "refuse" for item in items])
+        texts = tuple("I can't help with that." if r else "Sure." for r in refused)
+        return Predictions(
+            form="refusal", items=digest, correct=right, answer=refused.astype(np.uint64),
+            texts=texts,
         )  # fmt: skip
     texts = tuple(i.target if r else "x" for i, r in zip(items, right, strict=True))
     answer = np.array([answer_hash(text) for text in texts], dtype=np.uint64)

@@ -331,3 +331,36 @@ def test_a_study_is_cancelled_archived_and_cloned(
     page.goto(address)
     expect(page.get_by_role("link", name="#3 better-and-quiet")).to_be_visible()
     expect(page.get_by_role("link", name="#2 better-and-quiet")).to_have_count(0)
+
+
+def test_the_report_is_read_opened_and_taken_along(
+    page: Page, address: str, study_with_results: Any, tmp_path: Path
+) -> None:
+    before = len(sealed.readings(study_with_results.database, 1))
+    page.goto(f"{address}/study?study=1")
+    page.get_by_role("link", name="Report").click()
+    expect(page).to_have_url(re.compile(r"/report\?study=1"))
+    expect(page.get_by_text("Judged on the validation split")).to_be_visible()
+    expect(page.locator(".report figure img").first).to_be_visible()
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('.report figure img')].every(i => i.naturalWidth > 100)"
+    )
+    assert drawn
+    page.get_by_role("button", name="Judge on the test split (logged)").click()
+    expect(page.get_by_text("Judged on the test split")).to_be_visible()
+    assert len(sealed.readings(study_with_results.database, 1)) == before + 1
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download HTML").click()
+    saved = tmp_path / "report.html"
+    waiting.value.save_as(saved)
+    foreign: list[str] = []
+    page.on("request", lambda r: r.url.startswith(("file:", "data:")) or foreign.append(r.url))
+    tables = "[...document.querySelectorAll('.report .table')]"
+    for width, height in ((1440, 900), (820, 1180), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.goto(saved.as_uri())
+        expect(page.get_by_role("heading", name="Verdict")).to_be_visible()
+        # nothing is wider than the page
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(f"{tables}.every(t => t.scrollWidth <= t.clientWidth)")
+    assert foreign == []

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import streamlit as st
@@ -234,6 +235,7 @@ class TestPreflight:
         assert parse_spec(app.text_area[0].value).constraints == ()
 
 
+@hypothesis.settings(deadline=None)
 @given(
     hs.sampled_from(["name", "pool", "reference", "suites", "objectives", "constraints", "notes"]),
     hs.one_of(

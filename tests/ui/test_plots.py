@@ -370,3 +370,20 @@ class TestLabels:
     def test_two_names_at_one_place_do_not_cover_each_other(self) -> None:
         found = labels.place([(0.5, 0.5), (0.51, 0.5)], ["first", "second"], (0, 1), (0, 1))
         assert found[0] != found[1]
+
+
+def test_refusal_suites_have_measures_of_their_own() -> None:
+    plain = make_study(objectives=["macro", "backward_trust"])
+    keys = [m.key for m in measures.measures(plain)]
+    assert not [key for key in keys if key.startswith(("over_refusal", "unsafe_compliance"))]
+    # what says again what flips say is a column only where it is asked for
+    shown = [m.key for m in tables.shown_measures(plain)]
+    assert ("backward_trust" in shown, "backward_error" in shown) == (True, False)
+    first, *rest = plain.suites
+    wary = replace(plain, suites=(replace(first, form="refusal"), *rest))
+    found = {m.key: m for m in measures.measures(wary)}
+    assert {"over_refusal", "over_refusal:sst2", "unsafe_compliance:sst2"} <= set(found)
+    assert "over_refusal:plurals" not in found
+    assert found["unsafe_compliance"].better == "minimize"
+    assert all(m.title and m.meaning for m in found.values())
+    assert "unsafe_compliance" in [m.key for m in tables.shown_measures(wary)]

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from optim.generative import TEXT_SCORES
 from services.errors import SpecRefused
-from services.spec import METHODS, Objective, StudySpec, load_spec, parse_spec, spec_yaml
+from services.spec import (
+    METHODS,
+    METRICS,
+    Objective,
+    StudySpec,
+    TextScore,
+    load_spec,
+    parse_spec,
+    spec_from_dict,
+    spec_yaml,
+)
 
 SMALL = "name: s\npool: p\nsuites: [a, b]\n"
 
@@ -84,8 +96,39 @@ def test_the_box_of_a_space() -> None:
         (SMALL + "objectives: [a, a]\n", "objectives: one stands twice"),
         (SMALL + "objectives: [score]\n", "score needs a suite"),
         (SMALL + "objectives: ['macro:a']\n", "macro is over all suites"),
-        (SMALL + "constraints: [{metric: churn}]\n", "give exactly one of max and min"),
+        (
+            SMALL + "constraints: [{metric: churn}]\n",
+            "give exactly one of max, min and at_most_worse",
+        ),
+        (SMALL + "constraints: [{suite: a, max: 1}]\n", "metric is missing: only at_most_worse"),
+        (SMALL + "constraints: [{suite: a, at_most_worse: 0, min: 1}]\n", "give exactly one of"),
+        (SMALL + "constraints: [{suite: a, at_most_worse: -0.1}]\n", "at_most_worse: .*or equal"),
+        (
+            SMALL + "constraints: [{metric: churn, at_most_worse: 0.1}]\n",
+            "at_most_worse is for score, macro, over_refusal, unsafe_compliance: churn compares",
+        ),
+        (
+            SMALL + "objectives: [win_loss_ratio]\n",
+            "reported, not .* without negative flips.*write",
+        ),
+        (
+            SMALL + "objectives: [{metric: positive_flip_impact, suite: a}]\n",
+            "objectives.0: positive_flip_impact is reported.*write positive_flip_rate",
+        ),
+        (
+            SMALL + "constraints: [{metric: negative_flip_impact, max: 0.1}]\n",
+            "constraints.0: .*undefined for a candidate without errors.*write negative_flip_rate",
+        ),
+        (
+            SMALL + "objectives: ['relative_negative_flip_rate:a']\n",
+            "relative_negative_flip_rate is reported.*write negative_flip_rate",
+        ),
         (SMALL + "constraints: [{metric: churn, suite: z, max: 1}]\n", "constraints.0.suite: 'z'"),
+        (SMALL + "judging: {epsilom: 1}\n", "judging.epsilom: unknown key"),
+        (SMALL + "judging: {epsilon: -1}\n", "judging.epsilon: .*given: -1"),
+        (SMALL + "judging: {by: churn}\n", r"judging.by: 'churn' is not among .*\['a', 'b'\]"),
+        (SMALL + "judging: {text_score: bleu}\n", "judging.text_score: .*'exact_match', 'f1'"),
+        (SMALL + "judging: {tolerance: 1}\n", "judging.tolerance"),
         (SMALL + "publish: {to: /tmp/x}\n", "publish.to"),
         ("name: Bad Name\npool: p\nsuites: [a]\n", "name: not a name: use a-z.*given: 'Bad Name'"),
         ("name: s\npool: p\nsuites: []\n", "suites"),
@@ -97,6 +140,49 @@ def test_refusals_name_the_field(text: str, message: str) -> None:
         parse_spec(text, where="study.yaml")
     assert "study.yaml" in caught.value.line()
     assert caught.value.exit_code == 2
+
+
+def test_not_worse_than_the_reference_is_one_short_line() -> None:
+    text = "constraints: [{suite: a, at_most_worse: 0.02}, {at_most_worse: 0}]\n"
+    one, all_ = parse_spec(SMALL + text).constraints
+    assert (one.metric, one.suite, one.limit, one.upper) == ("score", "a", 0.02, True)
+    assert (one.measure, one.words) == ("worse_score", "at most 0.02 worse than the reference")
+    assert (all_.metric, all_.suite, all_.measure) == ("macro", None, "worse_macro")
+    # what is stored is read again
+    spec = parse_spec(SMALL + text)
+    assert spec_from_dict(spec.model_dump(mode="json")) == spec
+
+
+def test_every_metric_is_an_objective_in_its_direction() -> None:
+    spec = parse_spec(SMALL + "objectives: [backward_trust, 'backward_error:a', over_refusal]\n")
+    assert [axis.metric for axis in spec.axes] == [
+        "backward_trust", "backward_error", "over_refusal",
+    ]  # fmt: skip
+    assert METRICS["backward_trust"] == "maximize"
+    assert METRICS["backward_error"] == METRICS["unsafe_compliance"] == "minimize"
+
+
+@pytest.mark.parametrize("file", ["studies.md", "safety.md"])
+def test_specs_in_the_documents_are_specs(file: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / file).read_text()
+    blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    whole = [parse_spec(block) for block in blocks if "suites:" in block]
+    parts = [parse_spec(f"{SMALL.replace('a, b', 'xstest')}{b}") for b in blocks if b[0] == "c"]
+    assert whole
+    assert bool(parts) == (file == "safety.md")
+
+
+def test_judging() -> None:
+    assert set(get_args(TextScore)) == set(TEXT_SCORES)
+    judging = parse_spec(SMALL).judging
+    assert (judging.epsilon, judging.by, judging.text_score, judging.tolerance) == (
+        0.01, None, "f1", 0,
+    )  # fmt: skip
+    spec = parse_spec(SMALL + "objectives: [a, 'churn:b']\njudging: {by: 'churn:b', epsilon: 0}\n")
+    assert (spec.judging.by, spec.judging.epsilon) == ("churn:b", 0)
+    # specs that were stored before there was such a section
+    stored = {k: v for k, v in spec.model_dump(mode="json").items() if k != "judging"}
+    assert StudySpec.model_validate(stored).judging == judging
 
 
 def test_yaml_cannot_make_objects() -> None:

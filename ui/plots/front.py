@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from services.studies.read import CandidateView
 from services.studies.record import Study
 from ui import theme, words
-from ui.measures import Measure, measures, objectives
+from ui.measures import RESTATED, Measure, measures, objectives
 from ui.plots.labels import place
 
 #: more checkpoints than this are named on hovering only
@@ -282,7 +282,7 @@ def hover(study: Study, candidate: CandidateView, share: float | None = None) ->
     for measure in measures(study):
         metric = measure.of(candidate)
         overall = measure.suite == "" or measure.metric == "score"
-        if metric is None or not overall or measure.metric == "inconsistency":
+        if metric is None or not overall or measure.metric in ("inconsistency", *RESTATED):
             continue
         lines.append(
             f"{words.markup(measure.title)}: {words.amount(metric.value, measure.unit)} "

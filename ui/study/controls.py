@@ -36,6 +36,14 @@ def draw(shown: Snapshot) -> None:
             badges.go(badges.NEW_STUDY, clone=study.id)
         if mine and study.state in ENDED:
             _archive(shown, who)
+        if shown.summary["complete"]:
+            st.page_link(
+                badges.REPORT,
+                label="Report",
+                icon=":material/description:",
+                query_params={"study": str(study.id)},
+                width="content",
+            )
         _export(shown)
 
 

@@ -70,11 +70,23 @@ def _head(shown: Snapshot, detail: Row) -> None:
         if detail["number"] == shown.summary["chosen"]:
             st.badge("chosen", icon=":material/check:", color="green")
         st.space("stretch")
+        if detail["role"] != "probe" and any(
+            e["state"] == "complete" for e in detail["evaluations"]
+        ):
+            st.page_link(
+                badges.REPORT,
+                label="Report",
+                icon=":material/description:",
+                query_params={"study": str(study.id), "trial": str(detail["number"])},
+                width="content",
+            )
         if st.button("Compare", icon=":material/compare_arrows:", help="with other candidates"):
             # beside the chosen candidate, or the reference, which is trial 0
             chosen = shown.summary["chosen"]
             beside = 0 if chosen in (None, detail["number"]) else chosen
             badges.go(badges.COMPARE, study=study.id, trials=f"{detail['number']},{beside}")
+    if detail["role"] == "probe":
+        st.caption("It takes no part in the study: `remelt study attribute` and `explore` read it.")
 
 
 def _metrics(

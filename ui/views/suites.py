@@ -18,6 +18,7 @@ from ui import badges, guard, reading, sign_in, words
 FORMS = {
     "choice": "multiple choice, by log-likelihood",
     "exact": "generated answer, exact match",
+    "refusal": "generated answer, refuses or complies as expected",
     "text": "nats per token",
 }
 COMMAND = "remelt suite add NAME FILE.jsonl"
@@ -46,8 +47,9 @@ def main() -> None:
         if not found:
             badges.hint(
                 "**No suites yet.** A suite is a JSON Lines file of one form: "
-                '`{"id","context","choices","gold"}`, `{"id","prompt","target"}` or '
-                '`{"id","text"}`; or a task of lm-eval (`remelt suite add NAME --lm-eval TASK`).',
+                '`{"id","context","choices","gold"}`, `{"id","prompt","target"}`, '
+                '`{"id","prompt","expect"}` or `{"id","text"}`; or a task of lm-eval '
+                "(`remelt suite add NAME --lm-eval TASK`).",
                 COMMAND,
             )
         if who.may("submitter"):

@@ -65,9 +65,9 @@ def compile_suite(
     """
     where = f"suite {suite.name!r}"
     sharing = sharing or Sharing(limit=0)
-    if suite.form == "exact":
+    if suite.form in ("exact", "refusal"):
         return GenerationPlan(
-            encoder.prompts(items, where),
+            encoder.prompts(items, where, suite.answer_tokens),
             batch_tokens=batch_tokens,
             generation_tokens=generation_tokens or batch_tokens,
             vocabulary=encoder.vocabulary,

@@ -79,17 +79,19 @@ class Encoder:
             for item, ids in zip(items, self.encode([item.text for item in items]), strict=True)
         ]
 
-    def prompts(self, items: Sequence[Item], where: str) -> list[Prompt]:
+    def prompts(
+        self, items: Sequence[Item], where: str, answer_tokens: int | None = None
+    ) -> list[Prompt]:
         """What is to be continued for every item, and by how much.
 
-        The most is two more than the target needs behind its prompt: an answer that goes on is cut
-        there, which leaves it wrong.
+        The most is `answer_tokens`, else two more than the target needs behind its prompt: an
+        answer that goes on is cut there, which leaves it wrong.
         """
         prompts = self.encode([item.prompt for item in items])
         wholes = self.encode([item.prompt + item.target for item in items])
         out = []
         for item, prompt, whole in zip(items, prompts, wholes, strict=True):
-            most = max(len(whole) - len(prompt), 1) + 2
+            most = answer_tokens or max(len(whole) - len(prompt), 1) + 2
             prompt = prompt or self._opened([], item, where)
             ids = tuple(self._checked(prompt, len(prompt) + most - 1, item, where))
             out.append(Prompt(ids=ids, most=most))

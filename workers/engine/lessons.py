@@ -164,6 +164,12 @@ def make_course(
             where=f"suite {suite.name!r}",
             mend="Leave it out, or use a search method that needs no gradient",
         )
+    if suite.form == "refusal":
+        raise BadInput(
+            "whether an answer refuses has no gradient",
+            where=f"suite {suite.name!r}",
+            mend="Add it as a choice suite: remelt suite add --refusal-likelihood",
+        )
     items = suite.split("search")
     order = np.random.default_rng([job.seed, number, 0]).permutation(len(items))
     shuffled = [items[i] for i in order]

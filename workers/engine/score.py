@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from optim.predictions import answer_hash, option_log_probabilities
+from optim.refusal import refuses
 from services.errors import TrialRejected
 from services.suites import Item, Suite
 from workers.engine.compile import LikelihoodPlan
@@ -46,7 +47,8 @@ def score_suite(
 ) -> Scores:
     """Score `items` of `suite` by the plan compiled from them; TrialRejected if not finite."""
     if isinstance(plan, GenerationPlan):
-        return _score_exact(model, suite, items, plan, tick)
+        score = _score_refusal if suite.form == "refusal" else _score_exact
+        return score(model, items, plan, tick)
     sums = log_likelihoods(model, plan, f"suite {suite.name!r}", tick)
     if suite.form == "text":
         arrays = {"nll": (-sums).astype(np.float32), "tokens": plan.lengths}
@@ -111,7 +113,7 @@ def _score_choice(
 
 
 def _score_exact(
-    model: LiveModel, suite: Suite, items: Sequence[Item], plan: GenerationPlan, tick: Tick
+    model: LiveModel, items: Sequence[Item], plan: GenerationPlan, tick: Tick
 ) -> Scores:
     found, spent = greedy_answers(model, plan, tick)
     texts = [
@@ -123,6 +125,21 @@ def _score_exact(
     arrays = {
         "correct": np.array([a == gold for a, gold in zip(answers, golds, strict=True)]),
         "answer": np.array(answers, dtype=np.uint64),
+        "tokens": np.array([len(ids) for ids in found], dtype=np.int32),
+    }
+    return Scores(arrays=arrays, texts=texts, tokens=spent)
+
+
+def _score_refusal(
+    model: LiveModel, items: Sequence[Item], plan: GenerationPlan, tick: Tick
+) -> Scores:
+    """Whether each answer refuses, by how it begins; right where that was expected."""
+    found, spent = greedy_answers(model, plan, tick)
+    texts = [model.answer_text(ids) for ids in found]
+    refused = np.array([refuses(text) for text in texts])
+    arrays = {
+        "correct": refused == np.array([item.expect == "refuse" for item in items]),
+        "answer": refused.astype(np.uint64),
         "tokens": np.array([len(ids) for ids in found], dtype=np.int32),
     }
     return Scores(arrays=arrays, texts=texts, tokens=spent)

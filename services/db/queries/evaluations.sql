@@ -8,7 +8,7 @@ FROM trial t
 JOIN study s ON s.id = t.study_id
 WHERE e.id = %(id)s AND t.id = e.trial_id
   AND e.state = 'queued' AND e.attempt - e.forgiven < %(max_attempts)s
-  AND s.state = 'running'
+  AND (s.state = 'running' OR (t.role = 'probe' AND s.state = 'finished' AND NOT s.probes_held))
 RETURNING e.id, e.attempt, e.split, t.id AS trial_id, t.number, t.role, t.slot, t.recipe,
           t.recipe_digest, s.id AS study_id, s.pool_id
 
@@ -125,7 +125,8 @@ RETURNING e.state, e.id, t.study_id
 SELECT e.id FROM evaluation e
 JOIN trial t ON t.id = e.trial_id
 JOIN study s ON s.id = t.study_id
-WHERE e.state = 'queued' AND s.state = 'running'
+WHERE e.state = 'queued'
+  AND (s.state = 'running' OR (t.role = 'probe' AND s.state = 'finished' AND NOT s.probes_held))
   AND e.queued_at < clock_timestamp() - make_interval(secs => %(seconds)s)
   AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.topic = 'evaluate' AND o.subject = e.id)
 ORDER BY e.id LIMIT 1000

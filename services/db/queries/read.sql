@@ -14,7 +14,7 @@ SELECT s.id, s.key, s.name, s.owner, s.state, s.phase, p.name AS pool, s.referen
 FROM study s
 JOIN pool p ON p.id = s.pool_id
 LEFT JOIN trial c ON c.id = s.chosen_trial_id
-LEFT JOIN trial t ON t.study_id = s.id
+LEFT JOIN trial t ON t.study_id = s.id AND t.role <> 'probe'
 LEFT JOIN evaluation e ON e.trial_id = t.id AND e.split = 'search'
 WHERE %(study)s::bigint IS NULL OR s.id = %(study)s
 GROUP BY s.id, p.name, c.number ORDER BY s.id DESC
@@ -22,14 +22,14 @@ GROUP BY s.id, p.name, c.number ORDER BY s.id DESC
 -- name: counts
 SELECT e.split, e.state, count(*) AS n
 FROM evaluation e JOIN trial t ON t.id = e.trial_id
-WHERE t.study_id = %(study)s GROUP BY 1, 2 ORDER BY 1, 2
+WHERE t.study_id = %(study)s AND t.role <> 'probe' GROUP BY 1, 2 ORDER BY 1, 2
 
 -- name: pace
 -- Seconds per finished evaluation over the last minute of work, for an estimate of what is left.
 SELECT count(*) AS n,
        extract(epoch FROM max(e.finished_at) - min(e.finished_at))::float8 AS seconds
 FROM (SELECT e.finished_at FROM evaluation e JOIN trial t ON t.id = e.trial_id
-      WHERE t.study_id = %(study)s AND e.state IN ('complete', 'stopped')
+      WHERE t.study_id = %(study)s AND t.role <> 'probe' AND e.state IN ('complete', 'stopped')
       ORDER BY e.finished_at DESC LIMIT 30) e
 
 -- name: racing

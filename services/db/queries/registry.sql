@@ -42,6 +42,9 @@ RETURNING id
 -- The newest content of a name.
 SELECT * FROM suite WHERE name = %(name)s ORDER BY id DESC LIMIT 1
 
+-- name: suite_by_id
+SELECT * FROM suite WHERE id = %(suite)s
+
 -- name: suites
 SELECT DISTINCT ON (name) id, name, digest, form, items, search_items, validation_items,
        test_items, settings, created_at

@@ -86,27 +86,30 @@ WHERE id = %(study)s AND state IN ('running', 'paused') RETURNING id
 
 -- name: cancel_evaluations
 -- A running worker finds its claim gone at the next heartbeat; its late writes are fenced off.
+-- The probes of a study that finishes go on.
 UPDATE evaluation e
 SET state = 'cancelled', lease_until = NULL, finished_at = clock_timestamp()
-FROM trial t
+FROM trial t JOIN study s ON s.id = t.study_id
 WHERE t.id = e.trial_id AND t.study_id = %(study)s AND e.state IN ('queued', 'running')
+  AND (t.role <> 'probe' OR s.state <> 'finished')
 
 -- name: queued_evaluations
 SELECT e.id FROM evaluation e JOIN trial t ON t.id = e.trial_id
 WHERE t.study_id = %(study)s AND e.state = 'queued' ORDER BY e.id
 
 -- name: trials
--- Trials with what the study was told of them on one split.
+-- Trials with what the study was told of them on one split; probes are no part of a study.
 SELECT t.id, t.number, t.role, t.slot, t.label, t.weights, t.recipe_digest,
        e.id AS evaluation_id, e.state, e.told_at, e.objectives, e.violation, e.rank, e.error,
        e.race
 FROM trial t JOIN evaluation e ON e.trial_id = t.id AND e.split = %(split)s
-WHERE t.study_id = %(study)s ORDER BY t.number
+WHERE t.study_id = %(study)s AND t.role <> 'probe' ORDER BY t.number
 
 -- name: untold
 -- Complete evaluations whose metrics are not computed yet.
 SELECT e.id, e.trial_id FROM evaluation e JOIN trial t ON t.id = e.trial_id
 WHERE t.study_id = %(study)s AND e.split = %(split)s AND e.state = 'complete' AND e.told_at IS NULL
+  AND t.role <> 'probe'
 ORDER BY t.number
 
 -- name: insert_trial
@@ -125,7 +128,8 @@ WHERE p.trial_id = %(trial)s AND p.split = %(split)s
 -- name: answers
 -- What metrics of many trials are made of. `split` is always named by the caller.
 SELECT p.trial_id, p.suite_id, p.n, p.items_digest, p.correct, p.answer, p.margin, p.nll, p.tokens,
-       CASE WHEN %(options)s THEN p.options END AS options
+       CASE WHEN %(options)s THEN p.options END AS options,
+       CASE WHEN %(texts)s THEN p.texts END AS texts
 FROM prediction p
 WHERE p.trial_id = ANY(%(trials)s) AND p.suite_id = ANY(%(suites)s) AND p.split = %(split)s
 ORDER BY p.trial_id, p.suite_id
@@ -147,15 +151,19 @@ WHERE id = %(evaluation)s AND told_at IS NULL AND state = 'complete' RETURNING i
 -- name: set_rank
 UPDATE evaluation SET rank = %(rank)s WHERE id = %(evaluation)s AND rank IS DISTINCT FROM %(rank)s
 
--- name: insert_metric
+-- name: insert_metrics
+-- All of one trial on one split, in one statement.
 INSERT INTO metric (trial_id, split, suite, name, value, low, high, n)
-VALUES (%(trial)s, %(split)s, %(suite)s, %(name)s, %(value)s, %(low)s, %(high)s, %(n)s)
+SELECT %(trial)s, %(split)s, m.*
+FROM unnest(%(suites)s::text[], %(names)s::text[], %(values)s::float8[], %(lows)s::float8[],
+            %(highs)s::float8[], %(ns)s::int[]) AS m
 
 -- name: metrics
 -- `split` is always named by the caller: 'test' only through services.studies.sealed.
 SELECT m.trial_id, t.number, m.suite, m.name, m.value, m.low, m.high, m.n
 FROM metric m JOIN trial t ON t.id = m.trial_id
-WHERE t.study_id = %(study)s AND m.split = %(split)s ORDER BY t.number, m.suite, m.name
+WHERE t.study_id = %(study)s AND m.split = %(split)s AND t.role <> 'probe'
+ORDER BY t.number, m.suite, m.name
 
 -- name: open_test
 INSERT INTO test_reading (study_id, purpose, trials) VALUES (%(study)s, %(purpose)s, %(trials)s)
@@ -183,20 +191,26 @@ SELECT count(*) FILTER (WHERE t.role = 'search')::int AS trials,
        extract(epoch FROM coalesce(s.finished_at, clock_timestamp()) - s.created_at)::float8
            AS seconds
 FROM study s
-LEFT JOIN trial t ON t.study_id = s.id
+LEFT JOIN trial t ON t.study_id = s.id AND t.role <> 'probe'
 LEFT JOIN evaluation e ON e.trial_id = t.id AND e.split = 'search'
 LEFT JOIN LATERAL (SELECT sum(p.n) AS items FROM prediction p
                    WHERE p.trial_id = t.id AND p.split = 'search') p ON true
 WHERE s.id = %(study)s GROUP BY s.id
 
 -- name: sleeping
--- Running studies with nothing in flight although something is to be done.
+-- Running studies with nothing in flight although something is to be done, and finished ones with
+-- probes that nobody has told them of.
 SELECT s.id FROM study s
-WHERE s.state = 'running' AND (
+WHERE (s.state = 'finished' AND EXISTS (
+        SELECT 1 FROM trial t JOIN evaluation e ON e.trial_id = t.id
+        WHERE t.study_id = s.id AND t.role = 'probe' AND e.state = 'complete'
+          AND e.told_at IS NULL)
+    OR s.state = 'running' AND (
     EXISTS (SELECT 1 FROM trial t JOIN evaluation e ON e.trial_id = t.id
             WHERE t.study_id = s.id AND e.state = 'complete' AND e.told_at IS NULL)
     OR NOT EXISTS (SELECT 1 FROM trial t JOIN evaluation e ON e.trial_id = t.id
-                   WHERE t.study_id = s.id AND e.state IN ('queued', 'running'))
+                   WHERE t.study_id = s.id AND t.role <> 'probe'
+                     AND e.state IN ('queued', 'running'))
        AND NOT EXISTS (SELECT 1 FROM descent d
-                       WHERE d.study_id = s.id AND d.state IN ('queued', 'running')))
+                       WHERE d.study_id = s.id AND d.state IN ('queued', 'running'))))
   AND s.changed_at < clock_timestamp() - make_interval(secs => %(seconds)s)

@@ -11,7 +11,7 @@ SELECT t.study_id AS study, o.axis::int - 1 AS axis, max(o.value) AS high, min(o
 FROM evaluation e
 JOIN trial t ON t.id = e.trial_id
 CROSS JOIN LATERAL unnest(e.objectives) WITH ORDINALITY AS o(value, axis)
-WHERE e.split = 'search' AND e.told_at IS NOT NULL AND e.violation <= 0
+WHERE e.split = 'search' AND e.told_at IS NOT NULL AND e.violation <= 0 AND t.role <> 'probe'
 GROUP BY 1, 2 ORDER BY 1, 2
 
 -- name: objectives
@@ -60,7 +60,7 @@ SELECT count(*) + (SELECT count(*) FROM descent d
                    WHERE d.study_id = %(study)s AND d.state = 'running') AS running,
        coalesce(sum(e.progress), 0)::float8 AS share
 FROM evaluation e JOIN trial t ON t.id = e.trial_id
-WHERE t.study_id = %(study)s AND e.state = 'running'
+WHERE t.study_id = %(study)s AND t.role <> 'probe' AND e.state = 'running'
 
 -- name: tokens_per_item
 -- Of the newest evaluations of a pool's checkpoints on a suite, whatever study they were for.

@@ -15,9 +15,12 @@ from optim.intervals import (
     difference_interval,
     macro_interval,
     mcnemar,
+    mover,
+    paired_interval,
     ratio_interval,
     rescaled,
     score_interval,
+    upper_bound,
     wilson,
     wilson_lower,
     wilson_upper,
@@ -259,3 +262,45 @@ def test_intervals_are_quick_enough_for_every_trial() -> None:
         macro_interval(suites)
         score_interval(one)
     assert (time.process_time() - started) / 20 < 0.005
+
+
+def test_the_paired_interval_by_hand_and_its_bounds() -> None:
+    # Agresti & Min 2005: half an item more in each cell
+    low, high = paired_interval(10, 2, 50)
+    middle, half = 8 / 52, 1.959964 * math.sqrt(13 - 64 / 52) / 52
+    assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-6)
+    assert upper_bound(8 / 50, low, high, 0.975) == pytest.approx(high)
+    # the other way round, and nothing at all
+    assert paired_interval(2, 10, 50) == pytest.approx((-high, -low))
+    assert paired_interval(0, 0, 0) == (0, 0)
+    assert paired_interval([0, 3], 0, [5, 5])[0].shape == (2,)
+
+
+@given(st.integers(1, 300), st.data())
+def test_a_bound_is_never_below_the_estimate_and_grows_with_confidence(
+    n: int, data: st.DataObject
+) -> None:
+    lost = data.draw(st.integers(0, n))
+    won = data.draw(st.integers(0, n - lost))
+    value, ends = (lost - won) / n, paired_interval(lost, won, n)
+    assert ends[0] <= value <= ends[1]
+    bounds = [upper_bound(value, *ends, c) for c in (0.51, 0.8, 0.95, 0.99)]
+    assert bounds == sorted(bounds)
+    assert bounds[0] >= value
+
+
+@pytest.mark.parametrize(("lost", "won", "n"), [(0.02, 0.02, 60), (0.1, 0.05, 120), (0.3, 0.2, 40)])
+def test_the_paired_bound_is_as_often_right_as_it_says(lost: float, won: float, n: int) -> None:
+    rng = np.random.default_rng(5)
+    flips = rng.multinomial(n, [lost, won, 1 - lost - won], size=20_000)
+    value = (flips[:, 0] - flips[:, 1]) / n
+    ends = paired_interval(flips[:, 0], flips[:, 1], n)
+    covered = (upper_bound(value, *ends, 0.95) >= lost - won).mean()
+    assert 0.93 <= covered <= 1.0
+
+
+def test_the_mean_of_independent_quantities_adds_distances_in_squares() -> None:
+    value, low, high = mover([0.1, 0.3], [0.0, 0.3], [0.4, 0.7])
+    assert (value, low) == pytest.approx((0.2, 0.2 - 0.05))
+    assert high == pytest.approx(0.2 + 0.25)
+    assert mover([0.1], [0.0], [0.4]) == pytest.approx((0.1, 0.0, 0.4))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from optim.membership import SuiteTable, judged, membership, resampled
 from optim.pareto import ranks
 from optim.predictions import Form, Predictions
+from optim.search.forecast import forecast
 from optim.search.question import Axis, Bound, ItemSuite, Metric, Question
 from services.registry import Member, Pool
 from services.spec import spec_from_dict
@@ -20,11 +21,11 @@ from services.studies.evidence import answers_of, question_of
 from services.studies.record import Study, StudySuite
 from services.studies.tell import measure, objective_values, violation
 
-FORMS: dict[str, Form] = {"a": "choice", "b": "exact", "t": "text"}
+FORMS: dict[str, Form] = {"a": "choice", "b": "exact", "r": "refusal", "t": "text"}
 
 
 def study(objectives: list[str], constraints: list[dict]) -> Study:
-    """A study on suites a, b and t."""
+    """A study on suites a, b, r and t."""
     spec = {"name": "s", "pool": "p", "suites": [*FORMS], "objectives": objectives}
     member = Member(name="x", uri="", digest="x" * 64, parameters=1, dtype="float32", files={})
     suites = tuple(
@@ -49,6 +50,13 @@ def some_model(rng: np.random.Generator, sizes: dict[str, int]) -> dict[str, Pre
             tokens = np.arange(1, n + 1, dtype=np.int32)
             nll = (tokens * rng.uniform(0.5, 3, n)).astype(np.float32)
             found[name] = Predictions(form=form, items=name, nll=nll, tokens=tokens)
+            continue
+        if form == "refusal":
+            # of some sizes, no item expects one of the two
+            refused, refuse = rng.random(n) < 0.5, np.arange(n) % 3 < n % 4
+            found[name] = Predictions(
+                form=form, items=name, correct=refused == refuse, answer=refused.astype(np.uint64)
+            )
             continue
         answer = rng.integers(0, 3, n).astype(np.uint64)
         margin = rng.normal(size=n).astype(np.float16) if form == "choice" else None
@@ -79,7 +87,8 @@ def tables_of(
 
 
 OBJECTIVES = ["a", "t", "macro", "negative_flip_rate", "churn:b", "positive_flip_rate:a",
-              "inconsistency"]  # fmt: skip
+              "inconsistency", "r", "backward_trust", "backward_trust:r", "backward_error:a",
+              "over_refusal", "unsafe_compliance:r"]  # fmt: skip
 LIMITS = st.builds(
     lambda limit, confidence: {**limit, "confidence": confidence},
     st.sampled_from(
@@ -90,6 +99,14 @@ LIMITS = st.builds(
             {"metric": "score", "suite": "t", "max": 1.5},
             {"metric": "macro", "min": 0.5},
             {"metric": "inconsistency", "suite": "b", "max": 0.1},
+            {"metric": "backward_trust", "suite": "each", "min": 0.8},
+            {"metric": "backward_error", "max": 0.6},
+            {"metric": "over_refusal", "max": 0.3},
+            {"metric": "unsafe_compliance", "suite": "each", "at_most_worse": 0.05},
+            {"metric": "over_refusal", "at_most_worse": 0.0},
+            {"suite": "each", "at_most_worse": 0.1},
+            {"suite": "t", "at_most_worse": 0.2},
+            {"at_most_worse": 0.02},
         ]
     ),
     st.sampled_from([None, 0.8, 0.95]),
@@ -117,6 +134,44 @@ def test_all_items_once_give_what_a_study_is_told(
         signs = np.array(one.signs)
         assert values[0, index] == pytest.approx(signs * objective_values(one, measured), rel=1e-5)
         assert missed[0, index] == pytest.approx(violation(one, measured), rel=1e-5, abs=1e-6)
+
+
+FORECAST = [
+    {"metric": "negative_flip_rate", "suite": "each", "max": 0.2},
+    {"metric": "backward_trust", "min": 0.9},
+    {"metric": "backward_error", "suite": "a", "max": 0.5},
+    {"metric": "unsafe_compliance", "max": 0.2},
+    {"metric": "over_refusal", "suite": "r", "at_most_worse": 0.05},
+    {"suite": "a", "at_most_worse": 0.05},
+    {"at_most_worse": 0.02},
+    {"suite": "t", "at_most_worse": 0.1, "confidence": None},
+]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**31),
+    sizes=st.fixed_dictionaries({name: st.integers(2, 12) for name in FORMS}),
+    constraint=st.sampled_from(FORECAST),
+    confidence=st.sampled_from([None, 0.8, 0.95]),
+)
+def test_certain_answers_are_forecast_as_they_are_measured(
+    seed: int, sizes: dict[str, int], constraint: dict, confidence: float | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    one = study(OBJECTIVES, [{"confidence": confidence, **constraint}])
+    old, *models = [some_model(rng, sizes) for _ in range(3)]
+    question, tables = question_of(one, old), tables_of(one, old, models)
+    right = [
+        t.nll / s.tokens if s.form == "text" else t.right  # type: ignore[operator]
+        for s, t in zip(question.suites, tables, strict=True)
+    ]
+    changed = [np.zeros_like(r) if t.changed is None else t.changed
+               for r, t in zip(right, tables, strict=True)]  # fmt: skip
+    found = forecast(question, *(np.concatenate(x, 1).astype(float) for x in (right, changed)))
+    expected = judged(question, tables, [np.ones((1, sizes[n]), np.float32) for n in FORMS])
+    assert found[0] == pytest.approx(expected[0][0], rel=1e-5)
+    assert found[1] == pytest.approx(expected[1][0], rel=1e-5, abs=1e-6)
 
 
 def simple(n: int, metrics: tuple[Metric, ...] = ("score",), bounds: tuple = ()) -> Question:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optim.predictions import Predictions
+from optim.predictions import Form, Predictions
 from services import registry
 from services.spec import spec_from_dict
 from services.studies import claims
@@ -14,9 +14,11 @@ from services.studies.racing import LATEST, Race
 from services.studies.record import Study, StudySuite
 from services.studies.tell import measure, objective_values, violation
 
-SIZES = {"a": 40, "b": 25, "prose": 30}
+SIZES = {"a": 40, "b": 25, "prose": 30, "safe": 32}
+FORMS: dict[str, Form] = {"a": "choice", "b": "choice", "prose": "text", "safe": "refusal"}
 METRICS = ["macro", "a", "prose", "negative_flip_rate", "positive_flip_rate:b", "churn"]
-METRICS += ["inconsistency:a"]
+METRICS += ["inconsistency:a", "safe", "backward_trust", "backward_error:b", "over_refusal"]
+METRICS += ["unsafe_compliance:safe"]
 CONSTRAINTS = [
     {"metric": "negative_flip_rate", "max": 0.3},
     {"metric": "churn", "suite": "each", "max": 0.6, "confidence": None},
@@ -24,6 +26,12 @@ CONSTRAINTS = [
     {"metric": "positive_flip_rate", "suite": "a", "min": 0.1, "confidence": None},
     {"metric": "macro", "min": 0.5, "confidence": None},
     {"metric": "score", "suite": "prose", "max": 2.0, "confidence": None},
+    {"metric": "backward_trust", "suite": "each", "min": 0.3, "confidence": 0.7},
+    {"metric": "backward_error", "max": 0.9, "confidence": None},
+    {"metric": "unsafe_compliance", "max": 0.9},
+    {"suite": "each", "at_most_worse": 0.2, "confidence": None},
+    {"metric": "over_refusal", "suite": "safe", "at_most_worse": 0.3, "confidence": None},
+    {"at_most_worse": 0.2, "confidence": None},
 ]
 
 
@@ -41,7 +49,7 @@ def make_study(objectives: list[str], constraints: list[dict[str, object]] = CON
         reference="now",
         suites=tuple(
             StudySuite(
-                id=i, name=name, form="text" if name == "prose" else "choice", digest="",
+                id=i, name=name, form=FORMS[name], digest="",
                 search_items=size, validation_items=0, test_items=0,
             )
             for i, (name, size) in enumerate(SIZES.items())
@@ -61,6 +69,12 @@ def answers(rng: np.random.Generator, accuracy: float) -> dict[str, Predictions]
             found[name] = Predictions(form="text", items=name, nll=nll, tokens=tokens)
             continue
         right = rng.random(size) < accuracy
+        if FORMS[name] == "refusal":
+            refused = right == (np.arange(size) % 2 == 0)
+            found[name] = Predictions(
+                form="refusal", items=name, correct=right, answer=refused.astype(np.uint64)
+            )
+            continue
         answer = np.where(right, 0, rng.integers(1, 4, size)).astype(np.uint64)
         margin = np.where(right, 1, -1).astype(np.float16)
         found[name] = Predictions(
@@ -94,14 +108,75 @@ def test_claims_say_what_the_study_is_told(seed: int) -> None:
         assert claim.limit == 0.02
     score, sign = found.texts["prose"]
     assert sign * (candidate["prose"].score() - score) == pytest.approx(text)
+    missed = {
+        one.label: claims.text_missed(one, candidate["prose"], reference["prose"])
+        for one in claims.constraints(study, items)
+        if one.claim is None
+    }
+    assert len(missed) == 2
     # all constraints are kept if and only if the study is told that none is missed
     kept = [
-        claims.text_missed(one, candidate["prose"]) <= 0
+        claims.text_missed(one, candidate["prose"], reference["prose"]) <= 0
         if one.claim is None
         else total(one.claim, items, candidate) <= one.claim.limit + 1e-9
         for one in claims.constraints(study, items)
     ]
     assert all(kept) == (violation(study, measure(study, reference, candidate)) <= 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("confidence", [0.6, 0.95])
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"suite": "a", "at_most_worse": 0.1},
+        {"suite": "safe", "at_most_worse": 0.2},
+        {"metric": "unsafe_compliance", "suite": "safe", "at_most_worse": 0.3},
+        {"metric": "over_refusal", "at_most_worse": 0.1},
+        {"at_most_worse": 0.05},
+    ],
+)
+def test_who_keeps_a_bound_against_the_reference_keeps_its_claim(
+    seed: int, confidence: float, bound: dict[str, object]
+) -> None:
+    rng = np.random.default_rng(seed)
+    study = make_study(["a"], [{**bound, "confidence": confidence}])
+    reference = answers(rng, 0.7)
+    items = claims.Items.of(study, reference)
+    (kept,) = claims.constraints(study, items)
+    assert "at most" in kept.label
+    assert kept.claim is not None
+    for accuracy in (0.2, 0.6, 0.8, 1.0):
+        candidate = answers(rng, accuracy)
+        missed = violation(study, measure(study, reference, candidate))
+        if missed <= 0:
+            assert total(kept.claim, items, candidate) <= kept.claim.limit + 1e-9
+        # all of a candidate's flips go one way: the claim is the constraint
+        if accuracy == 1.0 and kept.constraint.metric != "macro":
+            assert missed <= 0
+
+
+def test_a_race_judges_a_bound_against_the_reference() -> None:
+    rng = np.random.default_rng(3)
+    bound: dict[str, object] = {"suite": "safe", "at_most_worse": 0.05, "confidence": None}
+    study, reference = make_study(["a"], [bound]), answers(rng, 0.9)
+    for accuracy, stops in ((0.05, True), (0.95, False)):
+        race = Race(study, reference=reference, archive={}, seed=1)
+        candidate = answers(rng, accuracy)
+        order = rng.permutation(SIZES["safe"])
+        race.order([("safe", np.array([i])) for i in order])
+        for number, i in enumerate(order):
+            arrays = {
+                name: np.asarray(getattr(candidate["safe"], name))[[i]]
+                for name in ("correct", "answer")
+            }
+            if not race.block(number, arrays):
+                break
+        assert (race.by is not None) == stops
+        if stops:
+            label = "score:safe at most 0.05 worse than the reference"
+            assert race.by == {"constraint": label}
+            assert race.report()["violation"] > 0.3
 
 
 def test_a_constraint_that_nobody_can_keep_stops_nobody() -> None:

@@ -81,6 +81,23 @@ def test_generated_answers_have_no_margin() -> None:
     assert floor.flips == [{"item": ids[-1], "kind": "negative", "before": None, "after": None}]
 
 
+def test_refusals_are_answers() -> None:
+    suite = suite_of(prompt="a", expect="refuse")
+    ids = [item.id for item in suite.split("search")]
+
+    def said(refused: np.ndarray) -> noise.Answers:
+        return Predictions(
+            form="refusal", items=items_digest(ids), correct=refused,
+            answer=refused.astype(np.uint64),
+        ), None  # fmt: skip
+
+    usual = np.ones(len(ids), bool)
+    other = np.arange(len(ids)) != 2
+    floor = noise.compared(suite, "search", "batching", HOW, said(usual), said(other))
+    assert (floor.negative, floor.positive, floor.changed, floor.largest) == (1, 0, 1, None)
+    assert [flip["item"] for flip in floor.flips] == [ids[2]]
+
+
 def test_texts_have_no_answers_only_a_difference() -> None:
     suite = suite_of(text="abc")
     ids = [item.id for item in suite.split("search")]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from optim import intervals
+from optim.compatibility import RATES
+from optim.intervals import wilson
 from optim.predictions import Form, Predictions
 from services.registry import Member, Pool
 from services.spec import parse_spec
 from services.studies.record import Study, StudySuite
-from services.studies.tell import ALL, measure, objective_values, violation
+from services.studies.tell import ALL, Value, measure, objective_values, violation
 
 #: gold is option 0 of every item
 OLD = [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]  # six right
@@ -72,8 +77,12 @@ def test_rates_per_suite_and_over_all_suites() -> None:
     assert found[ALL, "negative_flip_rate"].value == pytest.approx(2 / 20)
     assert found[ALL, "churn"].n == 20
     assert found[ALL, "macro"].value == pytest.approx((0.5 + 0.6) / 2)
+    assert set(RATES) < {name for suite, name in found if suite == "a"}
+    assert found["a", "backward_trust"] == Value(4 / 6, *wilson(4, 6), n=6)
+    assert found["b", "win_loss_ratio"] == Value(None, None, None, n=0), "no flips there"
     for value in found.values():
-        assert value.value is not None
+        if value.value is None:
+            continue
         assert value.low is not None
         assert value.high is not None
         assert value.low <= value.value <= value.high
@@ -89,6 +98,36 @@ def test_a_text_suite_has_a_score_and_no_flips() -> None:
     assert found[ALL, "macro"].value == pytest.approx(0.55)
     assert objective_values(one, found) == pytest.approx((2.0, 0.55))
     assert one.signs == (1.0, -1.0)
+
+
+def test_clusters_widen_the_intervals_and_move_no_value() -> None:
+    old = {"a": choice(OLD * 20), "b": choice(OLD * 20)}
+    new = {"a": choice(NEW * 20), "b": choice(NEW * 20)}
+    plain = measure(study(), old, new)
+    # twenty copies of ten items are worth ten items
+    found = measure(study(), old, new, {"a": np.tile(np.arange(10), 20), "b": None})
+    for key, value in found.items():
+        assert value.value == plain[key].value
+        assert value.n == plain[key].n
+        if key[0] == "b":
+            assert value == plain[key]
+        elif key[0] == "a" and value.low is not None and value.high is not None:
+            assert value.high - value.low > plain[key].high - plain[key].low, key  # type: ignore[operator]
+    for name in ("macro", "negative_flip_rate", "churn"):
+        both = found[ALL, name]
+        assert both.high - both.low > plain[ALL, name].high - plain[ALL, name].low  # type: ignore[operator]
+
+
+def test_a_single_cluster_says_nothing_and_breaks_nothing() -> None:
+    one = study(
+        "constraints: [{metric: score, suite: each, min: 0.1}, {metric: macro, min: 0.1}]\n",
+        with_text=True,
+    )
+    old = {"a": choice(OLD), "b": choice(OLD), "t": text([20, 30])}
+    alone = dict.fromkeys("ab", np.zeros(10, int)) | {"t": np.zeros(2, int)}
+    found = measure(one, old, old, alone)
+    assert (found["a", "score"].low, found["a", "score"].high) == (0, 1)
+    assert violation(one, found) > violation(one, measure(one, old, old))
 
 
 def test_directions_can_be_turned() -> None:
@@ -115,6 +154,71 @@ def test_constraints_are_missed_by(constraint: str, missed: float) -> None:
     old = {"a": choice(OLD), "b": choice(OLD)}
     found = measure(one, old, {"a": choice(NEW), "b": choice(OLD)})
     assert violation(one, found) == pytest.approx(missed, abs=1e-4)
+
+
+def refusing(refused: list[bool], expected: list[bool]) -> Predictions:
+    """Predictions of a refusal suite."""
+    said, right = np.array(refused), np.array(refused) == np.array(expected)
+    return Predictions(form="refusal", items="r", correct=right, answer=said.astype(np.uint64))
+
+
+EXPECTED = [True, True, True, False, False]
+
+
+def test_refusals_are_counted_where_they_are_expected_and_where_they_are_not() -> None:
+    one = replace(study(), suites=(StudySuite(
+        id=0, name="a", form="refusal", digest="", search_items=5, validation_items=5,
+        test_items=5,
+    ),))  # fmt: skip
+    old = {"a": refusing([True, True, False, False, False], EXPECTED)}
+    new = {"a": refusing([True, False, True, True, False], EXPECTED)}
+    found = measure(one, old, new)
+    assert found["a", "score"].value == pytest.approx(3 / 5)
+    assert (found["a", "over_refusal"].value, found["a", "over_refusal"].n) == (1 / 2, 2)
+    unsafe = found[ALL, "unsafe_compliance"]
+    assert (unsafe.value, unsafe.n) == (pytest.approx(1 / 3), 3)
+    assert (unsafe.low, unsafe.high) == pytest.approx(intervals.wilson(1, 3))
+    assert found["a", "negative_flip_rate"].value == pytest.approx(2 / 5)
+    assert found["a", "churn"].value == pytest.approx(3 / 5)
+    # nobody expects an answer: nothing is undefined for one candidate and defined for another
+    never = measure(one, {"a": refusing([True], [True])}, {"a": refusing([False], [True])})
+    assert (never["a", "over_refusal"].value, never["a", "over_refusal"].n) == (None, 0)
+
+
+def test_a_rate_that_the_items_leave_undefined_is_the_best_possible_one() -> None:
+    extra = "objectives: [backward_error:a, backward_trust:a]\n"
+    one = study(f"{extra}constraints: [{{metric: backward_error, suite: a, max: 0.1}}]\n")
+    old = {"a": choice([0, 0, 0]), "b": choice(OLD)}
+    found = measure(one, old, {"a": choice([0, 1, 1]), "b": choice(OLD)})
+    assert found["a", "backward_error"].value is None
+    assert objective_values(one, found) == pytest.approx((0.0, 1 / 3))
+    assert violation(one, found) == 0
+
+
+@pytest.mark.parametrize(
+    ("constraint", "missed"),
+    [
+        # two broken and one mended of ten: worse by .1
+        ("{suite: a, at_most_worse: 0.02, confidence: null}", 0.08),
+        ("{suite: a, at_most_worse: 0.1, confidence: null}", 0.0),
+        # of both suites' means, half of it
+        ("{at_most_worse: 0.02, confidence: null}", 0.03),
+        # 2.5 against 1.5 of 12: 1/12 + 1.6449 sqrt(4 - 1/12) / 12
+        ("{suite: a, at_most_worse: 0.02}", 1 / 12 + 1.6449 * (4 - 1 / 12) ** 0.5 / 12 - 0.02),
+        # the reference itself: 1.6449 / 12
+        ("{suite: b, at_most_worse: 0.1}", 1.6449 / 12 - 0.1),
+        ("{suite: each, at_most_worse: 0.02, confidence: null}", 0.08),
+        # two texts, 2.5 nats per token before, 3.5 now
+        ("{suite: t, at_most_worse: 0.25, confidence: null}", 0.75),
+    ],
+)
+def test_bounds_against_the_reference_are_missed_by(constraint: str, missed: float) -> None:
+    one = study(f"constraints: [{constraint}]\n", with_text=True)
+    old = {"a": choice(OLD), "b": choice(OLD), "t": text([20, 30])}
+    new = {"a": choice(NEW), "b": choice(OLD), "t": text([30, 40])}
+    if "each" in constraint:
+        new["t"] = old["t"]
+    assert violation(one, measure(one, old, new)) == pytest.approx(missed, abs=1e-4)
 
 
 def test_confidence_makes_a_constraint_stricter() -> None:

@@ -1,0 +1,147 @@
+"""How a report writes numbers, metrics and times. Pure text, escaped by nobody."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from services.report.blocks import Cell, Number, Unit
+from services.spec import Constraint, Objective
+
+DASH = "–"
+MINUS = "−"
+#: a space that does not break
+HARD = "\u00a0"
+TITLES = {
+    "macro": "mean score",
+    "negative_flip_rate": "negative flips",
+    "positive_flip_rate": "positive flips",
+    "churn": "churn",
+    "inconsistency": "inconsistency",
+}
+ROLES = {
+    "reference": "reference",
+    "single": "checkpoint",
+    "uniform": "uniform soup",
+    "greedy": "greedy soup",
+    "warm": "found by gradients",
+    "search": "found",
+}
+
+
+def cell(value: Cell) -> str:
+    """A cell in one line: `66.1 % [63.0, 69.1]`."""
+    if value is None:
+        return DASH
+    if not isinstance(value, Number):
+        return str(value)
+    around = interval(value)
+    return f"{figure(value)} [{around}]" if around else figure(value)
+
+
+def figure(number: Number) -> str:
+    """The value alone, in its unit."""
+    if number.value is None:
+        return DASH
+    return f"{bare(number.value, number.unit)}{HARD}{SIGNS[number.unit]}"
+
+
+def interval(number: Number, between: str = ", ") -> str:
+    """The two ends of the 95 % interval; '' where there is none."""
+    if number.low is None or number.high is None or number.value is None:
+        return ""
+    return between.join(bare(end, number.unit) for end in (number.low, number.high))
+
+
+#: what stands behind a value
+SIGNS: dict[Unit, str] = {
+    "share": "%",
+    "points": "points",
+    "nats": "nats/token",
+    "nats change": "nats/token",
+}
+
+
+def bare(value: float, unit: Unit) -> str:
+    """A value without its sign of unit; changes carry + or −."""
+    digits = 1 if unit in ("share", "points") else 3
+    shown = 100 * value if unit in ("share", "points") else value
+    text = f"{abs(shown):.{digits}f}"
+    if float(text) == 0:
+        return text
+    plus = "+" if unit in ("points", "nats change") else ""
+    return f"{MINUS}{text}" if shown < 0 else f"{plus}{text}"
+
+
+def short(value: float) -> str:
+    """A number with as many digits as it needs."""
+    return f"{value:g}".replace("-", MINUS)
+
+
+def margin(nats: float) -> str:
+    """How much likelier than the best other answer the right one was."""
+    return f"{nats:+.2f} nats".replace("-", MINUS)
+
+
+def weight(value: float) -> str:
+    """A weight of a checkpoint."""
+    return f"{value:.3f}".replace("-", MINUS)
+
+
+def p_value(p: float) -> str:
+    """`p = 0.031`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def count(number: int | float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def many(number: int, word: str) -> str:
+    """`1 item`, `12 items`."""
+    return f"{count(number)} {word}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def moment(at: datetime | None) -> str:
+    """Date and minute, in UTC."""
+    return DASH if at is None else f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def metric(name: str, suite: str) -> str:
+    """`mean score`, `negative flips of trec`; a suite's score is called by the suite."""
+    if name == "score":
+        return f"score of {suite}" if suite else "score"
+    return f"{TITLES[name]} of {suite}" if suite else TITLES[name]
+
+
+def objective(axis: Objective, direction: str) -> str:
+    """`mean score (higher is better)`."""
+    way = "higher" if direction == "maximize" else "lower"
+    return f"{metric(axis.metric, axis.suite or '')} ({way} is better)"
+
+
+def constraint(one: Constraint) -> str:
+    """`negative flips at most 5.0 %, with 95 % confidence`."""
+    suite = "every suite" if one.suite == "each" else (one.suite or "")
+    limit = one.max if one.min is None else one.min
+    side = "at most" if one.min is None else "at least"
+    sure = "" if one.confidence is None else f", with {100 * one.confidence:g}{HARD}% confidence"
+    return f"{metric(one.metric, suite)} {side} {limit:g}{sure}"
+
+
+def sentence(text: str) -> str:
+    """Beginning with a capital, ending with a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

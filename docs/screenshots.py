@@ -48,6 +48,7 @@ def pages(study: int, trial: int) -> dict[str, str]:
         "new-study": "new",
         "study": f"study?study={study}",
         "candidate": f"candidate?study={study}&trial={trial}",
+        "compare": f"compare?study={study}&trials=0,{trial}",
         "pools": "pools",
         "suites": "suites",
         "workers": "workers",

@@ -16,6 +16,7 @@ from typing import Any
 
 from optim.recipe import Recipe
 from services import outbox, registry
+from services.access import User, allow
 from services.checkpoints import Checkpoint, belonging_files, read_checkpoint
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, IntegrityError, NotFound, RemeltError
@@ -45,11 +46,27 @@ def queue_artefact(connection: Connection, trial: int) -> None:
     outbox.add(connection, "publish", [own_artefact(connection, trial)])
 
 
-def request(database: Database, study: int, number: int) -> None:
-    """Ask the workers to publish a trial, from outside of a study's own life. Raises NotFound."""
+def request(database: Database, study: int, number: int, *, by: User | None = None) -> int:
+    """Ask the workers to publish a trial, from outside of a study's own life; its artefact's id.
+
+    Raises NotFound, or Forbidden for whoever may not steer the study.
+    """
     with database.transaction() as connection:
-        queue_artefact(connection, trial_id(connection, study, number))
+        artefact = ask(connection, study, number, by=by)
+        outbox.add(connection, "publish", [artefact])
     outbox.relay(database)
+    return artefact
+
+
+def ask(connection: Connection, study: int, number: int, *, by: User | None = None) -> int:
+    """The id of the trial's artefact, queued for whoever publishes it; who asked is an event."""
+    trial = trial_id(connection, study, number)
+    found = row(connection, "studies.get", study=study)
+    assert found is not None
+    user = allow(by, f"publish candidates of study {study}", owner=found["owner"])
+    text = f"publishing of trial {number} asked for by {user.name}"
+    rows(connection, "studies.event", study=study, text=text)
+    return own_artefact(connection, trial)
 
 
 def own_artefact(connection: Connection, trial: int) -> int:

@@ -5,6 +5,7 @@ RemeltError                 exit code 1
 │   ├── CheckpointRefused   a checkpoint's files break a rule
 │   ├── SuiteRefused        a suite's file breaks a rule
 │   └── SpecRefused         a study spec breaks a rule
+├── Forbidden           exit code 2: the role of who acts does not allow it
 ├── NotFound                exit code 2: no such pool, suite, study, trial or artefact
 ├── NoFeasibleCandidate     exit code 3: the study ended without one
 ├── Unavailable             a server or store did not answer; trying again may help
@@ -47,6 +48,12 @@ class SuiteRefused(BadInput):
 
 class SpecRefused(BadInput):
     """A study spec breaks a rule."""
+
+
+class Forbidden(RemeltError):
+    """Who acts may not do this."""
+
+    exit_code = 2
 
 
 class NotFound(RemeltError):

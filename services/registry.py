@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,16 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from services.access import User, allow
 from services.checkpoints import Checkpoint, check_mergeable, read_checkpoint
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, IntegrityError, NotFound
 from services.settings import Settings
 from services.store import fetch_checkpoint
+from services.store.urls import local_path as url_path
 from services.suites import NAME, SPLITS, Suite, parse_suite
+
+log = logging.getLogger(__name__)
 
 MAX_SUITE_BYTES = 64 * 2**20
 #: what families call the number of layers
@@ -107,12 +112,15 @@ def add_pool(
     *,
     reference: str,
     progress: Callable[[str, int, int], None] | None = None,
+    by: User | None = None,
 ) -> Pool:
     """Read, check and store a pool; the same pool again is fine.
 
     `progress(checkpoint, bytes done, bytes in all)`. Raises CheckpointRefused, or BadInput for a
-    bad name, an unknown reference, or a name already taken by other checkpoints.
+    bad name, an unknown reference, a folder that `by` may not name, or a name already taken by
+    other checkpoints; Forbidden for a viewer.
     """
+    user = allow(by, "register a pool")
     check_name(name, "pool")
     pairs = named_sources(sources)
     if len(pairs) < 2:
@@ -123,6 +131,8 @@ def add_pool(
             where=f"pool {name}",
             mend=f"Name one of: {', '.join(n for n, _ in pairs)}",
         )
+    for _, location in pairs:
+        _check_place(location, user, config)
     read: list[tuple[str, str, Checkpoint]] = []
     for member, location in pairs:
         path = local_path(location, config)
@@ -131,7 +141,25 @@ def add_pool(
         uri = location if location.startswith("s3://") else path.resolve().as_uri()
         read.append((member, uri, checkpoint))
     check_mergeable([(member, checkpoint) for member, _, checkpoint in read])
-    return _store_pool(database, name, reference, read)
+    made = _store_pool(database, name, reference, read)
+    log.info("pool %s registered by %s", name, user.name)
+    return made
+
+
+def _check_place(location: str, user: User, config: Settings) -> None:
+    """Raise BadInput for a folder outside of those that people who signed in may name."""
+    if user.local or location.startswith("s3://"):
+        return
+    allowed = [Path(p.strip()) for p in config.pool_folders.split(",") if p.strip()]
+    # the answer is the same whether the folder exists or not
+    path = url_path(location)
+    resolved = None if path is None else path.resolve()
+    if resolved is None or not any(resolved.is_relative_to(a.resolve()) for a in allowed):
+        raise BadInput(
+            f"{location[:200]!r} is not below a folder that may be named here",
+            where="pool",
+            mend="Use s3://bucket/prefix, or have the folder added to REMELT_POOL_FOLDERS",
+        )
 
 
 def local_path(
@@ -243,12 +271,19 @@ def layers_of(config: Mapping[str, Any]) -> int | None:
 
 
 def add_suite(
-    database: Database, name: str, path: Path, *, normalise: bool = False
+    database: Database,
+    name: str,
+    path: Path,
+    *,
+    normalise: bool = False,
+    by: User | None = None,
 ) -> tuple[Suite, bool]:
-    """Read, check and store a suite; (suite, whether it is new). Raises SuiteRefused, BadInput."""
+    """Read, check and store a suite; (suite, whether it is new). Raises SuiteRefused, BadInput,
+    Forbidden for a viewer."""
+    allow(by, "register a suite")
     check_name(name, "suite")
     suite = parse_suite(name, read_items(path), where=str(path), normalise=normalise)
-    return suite, store_suite(database, suite)
+    return suite, store_suite(database, suite, by=by)
 
 
 def read_items(path: Path) -> str:
@@ -265,8 +300,27 @@ def read_items(path: Path) -> str:
         raise BadInput("cannot be read as UTF-8 text", where=str(path), mend=str(error)) from error
 
 
-def store_suite(database: Database, suite: Suite) -> bool:
-    """Store a suite; whether it is new. Raises BadInput when it is too large."""
+def add_suite_bytes(
+    database: Database, name: str, data: bytes, *, normalise: bool = False, by: User
+) -> tuple[Suite, bool]:
+    """The same for a file's content that somebody sends."""
+    allow(by, "register a suite")
+    check_name(name, "suite")
+    where = f"suite {name}"
+    if len(data) > MAX_SUITE_BYTES:
+        raise BadInput(f"is larger than {MAX_SUITE_BYTES >> 20} MiB", where=where)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput("is not UTF-8 text", where=where, mend=str(error)) from error
+    suite = parse_suite(name, text, where=where, normalise=normalise)
+    return suite, store_suite(database, suite, by=by)
+
+
+def store_suite(database: Database, suite: Suite, *, by: User | None = None) -> bool:
+    """Store a suite; whether it is new. Raises BadInput when it is too large, Forbidden for a
+    viewer."""
+    user = allow(by, "register a suite")
     text = suite.to_jsonl().encode()
     if len(text) > MAX_SUITE_BYTES:
         raise BadInput(
@@ -284,6 +338,7 @@ def store_suite(database: Database, suite: Suite) -> bool:
         content=zlib.compress(text),
         **{f"{split}_items": len(suite.split(split)) for split in SPLITS},
     )
+    log.info("suite %s registered by %s", suite.name, user.name)
     return made is not None
 
 

@@ -51,6 +51,29 @@ class Settings(BaseSettings):
         default="",
         description="comma-separated buckets that users may name; the store's own is always in",
     )
+    pool_folders: str = Field(
+        default="",
+        description="comma-separated folders below which people who signed in may name checkpoints",
+    )
+    admins: str = Field(
+        default="",
+        description="comma-separated e-mail addresses, or @domain, of who may do everything",
+    )
+    submitters: str = Field(
+        default="",
+        description="comma-separated e-mail addresses, or @domain, of who may submit studies",
+    )
+    default_role: Literal["none", "viewer", "submitter", "admin"] = Field(
+        default="viewer", description="role of everybody else who signed in; none: sent away"
+    )
+    local_role: Literal["viewer", "submitter", "admin"] = Field(
+        default="admin", description="role of everybody at a dashboard without sign-in"
+    )
+    sign_in_file: Path | None = Field(
+        default=None,
+        description="TOML file with the section [auth] of Streamlit's st.login; set: nobody is let "
+        "in without signing in",
+    )
     lease_seconds: float = Field(default=60, gt=0, description="how long a claim holds unrenewed")
     sweep_seconds: float = Field(default=5, gt=0, description="pause between two sweeps")
     max_attempts: int = Field(default=3, ge=1, description="tries before a trial is abandoned")

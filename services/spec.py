@@ -492,3 +492,36 @@ def load_spec(path: Path) -> StudySpec:
     except OSError as error:
         raise SpecRefused("cannot be read", where=str(path), mend=str(error)) from error
     return parse_spec(text, where=str(path))
+
+
+def spec_yaml(spec: StudySpec) -> str:
+    """A spec as YAML that reads back equal; what is a default is left out."""
+    data = spec.model_dump(mode="json", exclude_defaults=True)
+    if spec.objectives:
+        data["objectives"] = [_short(axis) for axis in spec.objectives]
+    if spec.constraints:
+        data["constraints"] = [written(part) for part in spec.constraints]
+    return yaml.dump(data, Dumper=_SpecDumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _short(axis: Objective) -> str | dict[str, Any]:
+    """`macro`, `churn:trec` or a suite's name, where that says all."""
+    if Objective.model_validate(axis.label) == axis:
+        return axis.label
+    return written(axis)
+
+
+def written(part: Objective | Constraint) -> dict[str, Any]:
+    """An objective or constraint as it would be written; the metric is always named."""
+    return {"metric": part.metric, **part.model_dump(mode="json", exclude_defaults=True)}
+
+
+class _SpecDumper(yaml.SafeDumper):
+    """Lists of plain values on one line, everything else in blocks."""
+
+    def represent_sequence(
+        self, tag: str, sequence: Any, flow_style: bool | None = None
+    ) -> yaml.SequenceNode:
+        """A list; in flow style when it holds no mappings."""
+        plain = all(not isinstance(one, dict | list) for one in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain or flow_style)

@@ -37,6 +37,7 @@ pytest_plugins = [
     "tests.plugins.studies",
     "tests.plugins.tiny_models",
     "tests.plugins.lm_tasks",
+    "tests.plugins.oidc",
 ]
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"

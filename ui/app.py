@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from ui import badges, theme
+from ui import badges, sign_in, theme
 
 st.set_page_config(
     page_title="Remelt",
@@ -26,6 +26,7 @@ PAGES = {
         st.Page(badges.NEW_STUDY, title="New study", icon=":material/add:", url_path="new"),
         st.Page(badges.STUDY, title="Study", url_path="study", visibility="hidden"),
         st.Page(badges.CANDIDATE, title="Candidate", url_path="candidate", visibility="hidden"),
+        st.Page(badges.COMPARE, title="Compare", url_path="compare", visibility="hidden"),
         st.Page(badges.REPORT, title="Report", url_path="report", visibility="hidden"),
     ],
     "Registered": [
@@ -37,9 +38,12 @@ PAGES = {
     ],
 }
 
+SHORT = ("study", "trial", "trials")
 page = st.navigation(PAGES)
+sign_in.gate()
 if page.url_path == "" and "study" in st.query_params:
-    # short permalinks: /?study=1 and /?study=1&trial=42
-    ids = {name: st.query_params[name] for name in ("study", "trial") if name in st.query_params}
-    st.switch_page(badges.CANDIDATE if "trial" in ids else badges.STUDY, query_params=ids)
+    # short permalinks: /?study=1, /?study=1&trial=42 and /?study=1&trials=1,2,3
+    ids = {name: st.query_params[name] for name in SHORT if name in st.query_params}
+    to = badges.COMPARE if "trials" in ids else badges.STUDY
+    st.switch_page(badges.CANDIDATE if "trial" in ids else to, query_params=ids)
 page.run()

@@ -30,6 +30,13 @@ STYLE = """
 .flips .kind { color: white; border-radius: 4px; padding: 1px 7px; white-space: nowrap;
   font-size: 0.75rem; }
 .flips .margin, .flips .item { opacity: 0.7; font-size: 0.75rem; white-space: nowrap; }
+@media (max-width: 699px) {
+  .flips thead { display: none; }
+  .flips tr, .flips td { display: block; }
+  .flips tr { padding: 8px 0; border-bottom: 1px solid rgba(128, 128, 128, 0.4); }
+  .flips td { border: 0; padding: 3px 0; }
+  .flips td[data-head]::before { content: attr(data-head); opacity: 0.7; font-size: 0.75rem; }
+}
 </style>
 """
 
@@ -56,13 +63,13 @@ def flips_html(flips: Sequence[Flip], reference: str) -> str:
     """A table of flips: prompt, gold, the reference's answer, the candidate's answer, margins."""
     heads = ("", "Prompt", "Gold", f"{words.markup(reference)} said", "Candidate says")
     head = "".join(f"<th>{name}</th>" for name in heads)
-    rows = "".join(_row(flip) for flip in flips)
+    rows = "".join(_row(flip, heads) for flip in flips)
     return (
         f'{STYLE}<table class="flips"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     )
 
 
-def _row(flip: Flip) -> str:
+def _row(flip: Flip, heads: Sequence[str]) -> str:
     name, colour, meaning = KINDS[flip.kind]
     kind = f'<span class="kind" style="background:{colour}" title="{meaning}">{name}</span>'
     item = f'<div class="item">{words.markup(flip.suite)} · {words.markup(flip.item)}</div>'
@@ -73,7 +80,10 @@ def _row(flip: Flip) -> str:
         _text(flip.old) + _margin(flip.old_margin),
         _text(flip.new) + _margin(flip.new_margin),
     )
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    # on a narrow screen cells stand below each other, each with its head
+    marks = (f' data-head="{head}"' if head else "" for head in heads)
+    both = zip(marks, cells, strict=True)
+    return "<tr>" + "".join(f"<td{mark}>{cell}</td>" for mark, cell in both) + "</tr>"
 
 
 def _cut(text: str) -> str:

@@ -17,7 +17,7 @@ from services import noise
 from services.cli.context import open_database
 from services.db import Database, Row
 from services.findings import Finding
-from services.studies import certainty, columns, health, read, views
+from services.studies import certainty, columns, health, listing, read, views
 from services.studies.columns import Columns
 from services.studies.read import CandidateView, Flip, OpenSplit
 from services.studies.record import Study
@@ -155,6 +155,6 @@ def list_mark() -> Mark:
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
-def overview(mark: Mark) -> list[Row]:
+def overview(mark: Mark, archived: bool = False) -> list[Row]:
     """Every study, newest first."""
-    return views.overview(database())
+    return listing.listing(database(), archived=archived)

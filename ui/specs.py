@@ -91,7 +91,8 @@ def _aligned(line: str) -> str:
 
 
 def with_values(text: str, section: str, values: Mapping[str, Any]) -> str:
-    """A spec's text with some keys of a section set, and those whose value is None taken out.
+    """A spec's text with some keys of a section ('' for the spec itself) set, and those whose value
+    is None taken out.
 
     Everything else stays as it is written, comments too. Raises yaml.YAMLError for text that is no
     YAML mapping.
@@ -105,33 +106,52 @@ def _with_value(text: str, section: str, key: str, value: Any) -> str:
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
         raise yaml.YAMLError("the spec is no mapping")
-    node = next((v for k, v in root.value if k.value == section), None)
+    head, node = next(((k, v) for k, v in root.value if k.value == section), (None, None))
+    node = node if section else root
     new = "" if value is None else f"{key}: {_flow(value)}"
     if not isinstance(node, yaml.MappingNode):
-        return f"{text.rstrip()}\n{section}:\n  {new}\n" if new else text
+        lines = text.rstrip().splitlines()
+        at = len(lines) if head is None else head.start_mark.line
+        # an empty section has its own line already
+        lines[at : at + 1] = [f"{section}:", f"  {new}"]
+        return "\n".join(lines) + "\n" if new else text
     if node.flow_style:
-        data = yaml.safe_load(text)[section] | {key: value}
+        data = yaml.safe_load(text)
+        data = (data[section] if section else data) | {key: value}
         data = {k: v for k, v in data.items() if v is not None}
         return text[: node.start_mark.index] + _flow(data) + text[node.end_mark.index :]
     lines = text.splitlines()
     indent = " " * node.start_mark.column
     found = next(((k, v) for k, v in node.value if k.value == key), None)
     if found is None:
-        at = node.start_mark.line
+        # a section's first keys stand at its head, the spec's own ones behind its last
+        at = node.start_mark.line if section else _end(lines, len(lines))
         lines[at:at] = [indent + new] if new else []
         return "\n".join(lines) + "\n"
     first, last = found[0].start_mark.line, found[1].end_mark
     # a block ends where the next key begins, anything else on a line of its own
     end = last.line if last.line > first and last.column <= len(indent) else last.line + 1
+    end = max(first + 1, _end(lines, end))
     comment = _COMMENT.search(lines[first]) if end == first + 1 else None
-    line = indent + new + (f"  {comment[0].strip()}" if comment else "")
-    lines[first:end] = [_aligned(line)] if new else []
+    line = f"{indent + new:<26}  {comment[0].strip()}" if comment else indent + new
+    lines[first:end] = [line] if new else []
     return "\n".join(lines) + "\n"
+
+
+def _end(lines: Sequence[str], end: int) -> int:
+    """Without the empty lines and comments that stand between a value and what follows it."""
+    while end > 0 and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
+        end -= 1
+    return end
 
 
 def _flow(value: Any) -> str:
     """A value on one line, without YAML's end of document."""
-    dumped = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    # quoted with escapes where it has lines: everything stays on one
+    style = '"' if isinstance(value, str) and not value.isprintable() else None
+    dumped = yaml.safe_dump(
+        value, default_flow_style=True, default_style=style, width=10_000, sort_keys=False
+    )
     return dumped.removesuffix("...\n").strip()
 
 

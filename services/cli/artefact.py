@@ -49,7 +49,7 @@ def publish(study: int, trial: int, as_json: bool) -> None:
     database, config = open_database(), settings()
     with database.transaction() as connection:
         row = artefacts.trial_id(connection, study, trial)
-        artefact = artefacts.own_artefact(connection, row)
+        artefact = artefacts.ask(connection, study, trial)
     worker = f"cli:{getpass.getuser()}"
     artefacts.publish_artefact(database, config, artefact, worker)
     with database.transaction() as connection:

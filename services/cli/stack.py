@@ -24,15 +24,18 @@ from services.queue import CONTROL, EVALUATE, PUBLISH, celery_app
 from services.settings import settings
 
 UI_PORT = 8501
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def ui_command(host: str, port: int) -> list[str]:
     """The dashboard's command line."""
     app = Path(__file__).resolve().parents[2] / "ui" / "app.py"
+    secrets = settings().sign_in_file
     return [
         sys.executable, "-m", "streamlit", "run", str(app), "--server.headless", "true",
         "--server.address", host, "--server.port", str(port),
         "--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none",
+        *(() if secrets is None else ("--secrets.files", str(secrets))),
     ]  # fmt: skip
 
 
@@ -134,6 +137,13 @@ def ping(kind: str) -> None:
 @click.option("--port", default=UI_PORT, show_default=True, help="Port to listen on.")
 def ui(host: str, port: int) -> None:
     """Open the dashboard."""
+    config = settings()
+    if host not in LOOPBACK and config.sign_in_file is None and config.local_role != "viewer":
+        click.echo(
+            f"remelt: without sign-in everybody who reaches {host}:{port} acts as "
+            f"{config.local_role}. Set REMELT_SIGN_IN_FILE, or REMELT_LOCAL_ROLE=viewer",
+            err=True,
+        )
     _become(ui_command(host, port))
 
 

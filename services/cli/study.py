@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import json
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from services.cli.cost_report import print_cost
 from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
 from services.db import Row
-from services.errors import NoFeasibleCandidate, RemeltError
-from services.spec import METHODS, StudySpec, load_spec
-from services.studies import control, probes, read, sealed
+from services.errors import BadInput, NoFeasibleCandidate, RemeltError
+from services.spec import METHODS, StudySpec, load_spec, spec_yaml
+from services.studies import control, probes, read, sealed, views
 from services.studies.cost import of_study as cost_of
-from services.studies.export import export_samples, export_study
+from services.studies.export import FORMATS, export_samples, export_study
 from services.studies.submit import submit as submit_study
 from services.suites import SPLITS, Split
 
@@ -35,12 +36,18 @@ def study() -> None:
 @click.option("--key", help="Submitting again with the same key returns the same study.")
 @click.option("--wait", is_flag=True, help="Wait until it ends, with a progress bar.")
 @click.option("--owner", default=None, help="Who asks; your login name by default.")
+@click.option("--dry-run", is_flag=True, help="Check it and say what it would cost; store nothing.")
 @json_option
-def submit(file: Path, key: str | None, wait: bool, owner: str | None, as_json: bool) -> None:
+def submit(
+    file: Path, key: str | None, wait: bool, owner: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Submit the study that FILE (YAML or JSON) describes."""
     spec = load_spec(file)
     database = open_database()
-    made = submit_study(database, spec, key=key, owner=owner or getpass.getuser())
+    if dry_run:
+        _print_preflight(views.preflight(database, spec), as_json=as_json)
+        return
+    made = submit_study(database, spec, key=key, owner=owner)
     if wait:
         watch(database, made.study, quiet=as_json)
     if as_json:
@@ -56,11 +63,32 @@ def submit(file: Path, key: str | None, wait: bool, owner: str | None, as_json: 
         raise_for_end(made.study)
 
 
+def _print_preflight(found: views.Preflight, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(found))
+        return
+    print_table(
+        ["suite", "form", "search", "validation", "test"],
+        found.suites,
+        title=f"{found.checkpoints} checkpoints of {found.parameters:,} parameters, "
+        f"reference {found.reference}",
+    )
+    click.echo(
+        f"{found.baselines} baselines, up to {found.greedy} greedy soups, at most "
+        f"{found.candidates} candidates with {found.free} free weights\n"
+        f"search: at most {found.items_search:,} item evaluations, about "
+        f"{found.tokens_search:,.0f} tokens ({found.tokens_how})\n"
+        f"validation and test: at most {found.items_finals:,} item evaluations more\n"
+        "nothing was stored"
+    )
+
+
 @study.command("list")
+@click.option("--archived", is_flag=True, help="Archived ones too.")
 @json_option
-def list_(as_json: bool) -> None:
+def list_(archived: bool, as_json: bool) -> None:
     """List studies, newest first."""
-    found = read.list_studies(open_database())
+    found = read.list_studies(open_database(), archived=archived)
     if as_json:
         print_json(found)
         return
@@ -140,8 +168,60 @@ def _control(name: str, action: Any, help_: str) -> None:
 
 
 _control("pause", control.pause, "Hand out no more candidates of study NUMBER.")
-_control("resume", control.resume, "Go on with the paused study NUMBER.")
 _control("cancel", control.cancel, "End study NUMBER now, keeping what it found.")
+_control("archive", control.archive, "Hide the ended study NUMBER from the list.")
+_control("unarchive", control.unarchive, "Show the archived study NUMBER in the list again.")
+
+
+@study.command()
+@click.argument("number", type=int)
+@click.option(
+    "--again",
+    type=click.Choice(list(control.AGAIN)),
+    default="unfinished",
+    show_default=True,
+    help="unfinished: what was not evaluated; failed: also what was given up after too many "
+    "tries; all: also what failed for a reason of its own.",
+)
+@json_option
+def resume(number: int, again: control.Again, as_json: bool) -> None:
+    """Go on with the paused, or failed, study NUMBER."""
+    retried = control.resume(open_database(), number, again)
+    if as_json:
+        print_json({**_summary(number), "tried_again": retried})
+        return
+    more = f", {retried} evaluations tried again" if retried else ""
+    click.echo(f"study {number}: {_summary(number)['state']}{more}")
+
+
+@study.command()
+@click.argument("number", type=int)
+@click.option("--trials", type=int, help="Candidates.")
+@click.option("--item-evaluations", help="Items scored on the search split, or none.")
+@click.option("--wall-minutes", help="Minutes since it was submitted, or none.")
+@click.option("--parallelism", type=int, help="Candidates handed out at a time.")
+@json_option
+def edit(number: int, as_json: bool, **given: Any) -> None:
+    """Change the budget or parallelism of study NUMBER while it searches."""
+    changes = {k: None if v == "none" else v for k, v in given.items() if v is not None}
+    if not changes:
+        raise BadInput("nothing to change", where=f"study {number}", mend="Name an option")
+    control.edit(open_database(), number, changes)
+    if as_json:
+        print_json(_summary(number))
+    else:
+        click.echo(f"study {number}: {', '.join(_summary(number)['used'])}")
+
+
+@study.command()
+@click.argument("number", type=int)
+@click.option("--out", type=click.Path(path_type=Path), help="Write to a file instead of stdout.")
+@json_option
+def clone(number: int, out: Path | None, as_json: bool) -> None:
+    """Print the spec of study NUMBER as YAML: change it and submit it."""
+    spec = read.get_study(open_database(), number).spec
+    text = spec.model_dump_json(indent=2) + "\n" if as_json else spec_yaml(spec)
+    _write(text.encode(), out)
 
 
 @study.command()
@@ -162,9 +242,11 @@ def cost(number: int, as_json: bool) -> None:
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["json", "csv", "mergekit"]),
+    type=click.Choice(list(FORMATS)),
     default="json",
-    help="json: everything; csv: one line a trial; mergekit: the chosen candidate's YAML.",
+    show_default=True,
+    help="json: everything; csv, parquet: one row a trial; optuna: a journal file for Optuna; "
+    "recipe, mergekit: the chosen candidate's YAML, of Remelt's or mergekit's.",
 )
 @click.option(
     "--lm-eval",
@@ -195,11 +277,16 @@ def export(
         for path in export_samples(open_database(), number, samples, trial=trial, split=split):
             click.echo(f"wrote {path}")
         return
-    text = export_study(open_database(), number, kind, trial=trial)
+    if out is None and kind == "parquet" and sys.stdout.isatty():
+        raise BadInput(f"{kind} is no text", where="export", mend="Give --out FILE")
+    _write(export_study(open_database(), number, kind, trial=trial), out)
+
+
+def _write(data: bytes, out: Path | None) -> None:
     if out is None:
-        click.echo(text, nl=False)
+        click.echo(data, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        out.write_bytes(data)
         click.echo(f"wrote {out}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from services.access import User
 from services.db import Database
 from services.report import (
     candidate,
@@ -48,13 +49,15 @@ def build(
     candidate: int | None = None,
     test: bool = True,
     purpose: str = "report",
+    by: User | None = None,
 ) -> Report:
     """The report of a study's choice, or of another candidate. `test`: from the sealed split where
-    the study has made its choice; one reading, logged with `purpose`.
+    the study has made its choice; one reading, logged with `purpose`
+    and who reads it (`by`, None: the user of the operating system).
 
-    Raises NotFound, BadInput where there are no results yet, and NoFeasibleCandidate.
+    Raises Forbidden, NotFound, BadInput where there are no results yet, and NoFeasibleCandidate.
     """
-    return write(gather(database, study, candidate=candidate, test=test, purpose=purpose))
+    return write(gather(database, study, candidate=candidate, test=test, purpose=purpose, by=by))
 
 
 def write(material: Material) -> Report:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from optim.predictions import Predictions
+from services.access import User
 from services.db import Database, Row
 from services.errors import BadInput, NoFeasibleCandidate
 from services.studies import certainty, read, sealed
@@ -103,6 +104,7 @@ def gather(
     candidate: int | None = None,
     test: bool = True,
     purpose: str = "report",
+    by: User | None = None,
 ) -> Material:
     """Read everything. `candidate`: another trial than the chosen one. `test`: read the sealed
     split where that is allowed (logged with `purpose`).
@@ -128,7 +130,7 @@ def gather(
     single = max((c for c in opened if c.trial.role == "single"), key=mean_score, default=None)
     uniform = next((c for c in opened if c.trial.role == "uniform"), None)
     wanted = {c.trial.number for c in (reference, single, uniform) if c is not None} | {number}
-    found, answers = _on(database, study, split, sorted(wanted), search, validation, purpose)
+    found, answers = _on(database, study, split, sorted(wanted), search, validation, purpose, by)
     by_number = {c.trial.number: c for c in found}
     if not {number, reference.trial.number} <= set(by_number):  # its results could not be told
         return gather(database, study_id, candidate=candidate, test=False)
@@ -228,9 +230,10 @@ def _on(
     search: Sequence[CandidateView],
     validation: Sequence[CandidateView],
     purpose: str,
+    by: User | None,
 ) -> tuple[Sequence[CandidateView], Mapping[int, Mapping[str, Predictions]]]:
     if split == "test":
-        opened = sealed.final_answers(database, study.id, wanted, purpose=purpose)
+        opened = sealed.final_answers(database, study.id, wanted, purpose=purpose, by=by)
         found: Sequence[CandidateView] = _told(opened.candidates)
         answers: Mapping[int, Mapping[str, Predictions]] = opened.answers
     else:

@@ -1,14 +1,15 @@
-"""Exporting a study: everything as JSON, a table as CSV, one recipe as mergekit YAML, one trial's
-answers as lm-eval's sample logs."""
+"""Exporting a study: everything as JSON, its trials as CSV, Parquet or an Optuna study, one recipe
+as YAML of Remelt's or mergekit's, one trial's answers as lm-eval's sample logs."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from optim.recipe import Recipe
 from services.db import Database
@@ -16,23 +17,51 @@ from services.errors import BadInput, NotFound
 from services.lm_eval.samples import write_samples
 from services.mergekit import to_mergekit
 from services.studies import read, sealed
+from services.studies.export_optuna import optuna_bytes
+from services.studies.export_table import csv_text, parquet_bytes
 from services.studies.record import Split, Study
 from services.studies.space import labels_of
 
-#: cells that a spreadsheet would take for a formula
-FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of export."""
+
+    #: for a button
+    label: str
+    #: of a file's name
+    suffix: str
+    mime: str
+    #: of one trial (the chosen one by default) and not of the study
+    one_trial: bool = False
 
 
-def export_study(database: Database, number: int, kind: str, *, trial: int | None = None) -> str:
-    """The export as text; raises NotFound, or BadInput for a kind that is not known."""
+FORMATS = {
+    "json": Format("Everything as JSON", "json", "application/json"),
+    "csv": Format("Trials as CSV", "csv", "text/csv"),
+    "parquet": Format("Trials as Parquet", "parquet", "application/vnd.apache.parquet"),
+    "optuna": Format("Optuna study (journal)", "optuna.log", "text/plain"),
+    "recipe": Format("Chosen recipe (YAML)", "recipe.yaml", "application/yaml", one_trial=True),
+    "mergekit": Format("For mergekit (YAML)", "mergekit.yaml", "application/yaml", one_trial=True),
+}
+
+
+def export_study(database: Database, number: int, kind: str, *, trial: int | None = None) -> bytes:
+    """The export's bytes (UTF-8 where it is text).
+
+    Raises NotFound, or BadInput for a kind that is not known, or where a recipe is asked for and
+    nothing is chosen.
+    """
+    if kind not in FORMATS:
+        raise BadInput(f"{kind!r} is not an export format", mend=f"Use one of {', '.join(FORMATS)}")
     study = read.get_study(database, number)
-    if kind == "json":
-        return _json(database, study)
-    if kind == "csv":
-        return _csv(database, study)
-    if kind == "mergekit":
-        return _mergekit(database, study, trial)
-    raise BadInput(f"{kind!r} is not an export format", mend="Use json, csv or mergekit")
+    if kind == "parquet":
+        return parquet_bytes(database, study)
+    if kind == "optuna":
+        return optuna_bytes(database, study)
+    if FORMATS[kind].one_trial:
+        return recipe_text(database, study, kind, trial).encode()
+    return (_json if kind == "json" else csv_text)(database, study).encode()
 
 
 def _json(database: Database, study: Study) -> str:
@@ -52,36 +81,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, datetime | date):
         return value.isoformat()
     raise TypeError(type(value).__name__)
-
-
-def _csv(database: Database, study: Study) -> str:
-    labels = labels_of(study)
-    names = [
-        f"weight:{name}:{label}" if label else f"weight:{name}"
-        for label in labels
-        for name in study.pool.names
-    ]
-    found = read.candidates(database, study, "search")
-    metrics = sorted({(s, m) for c in found for s, by in c.metrics.items() for m in by})
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    header = ["trial", "role", "label", "state", "split", "rank", "feasible"]
-    writer.writerow([*header, *(f"{s or 'all'}:{m}" for s, m in metrics), *names])
-    for c in found:
-        values = [c.metrics.get(s, {}).get(m) for s, m in metrics]
-        writer.writerow(
-            [
-                c.trial.number, c.trial.role, neutral(c.trial.label), c.trial.state, c.split,
-                c.trial.rank, c.feasible, *("" if v is None else v.value for v in values),
-                *c.trial.weights,
-            ]
-        )  # fmt: skip
-    return out.getvalue()
-
-
-def neutral(cell: str) -> str:
-    """Text that no spreadsheet runs as a formula."""
-    return f"'{cell}" if cell.startswith(FORMULA_MARKS) else cell
 
 
 def export_samples(
@@ -120,7 +119,10 @@ def _chosen(database: Database, study: Study) -> int:
     return int(chosen)
 
 
-def _mergekit(database: Database, study: Study, trial: int | None) -> str:
+def recipe_text(database: Database, study: Study, kind: str, trial: int | None = None) -> str:
+    """One trial's recipe as YAML; kind `recipe` is what `remelt merge` reads."""
     trial = _chosen(database, study) if trial is None else trial
     recipe = Recipe.from_dict(read.trial_detail(database, study, trial)["recipe_data"])
+    if kind == "recipe":
+        return yaml.safe_dump(recipe.to_dict(), sort_keys=False)
     return to_mergekit(recipe, {m.digest: m.uri for m in study.pool.members})

@@ -64,9 +64,10 @@ class CandidateView:
         }
 
 
-def list_studies(database: Database) -> list[Row]:
-    """Every study with its progress, newest first."""
+def list_studies(database: Database, *, archived: bool = False) -> list[Row]:
+    """Every study with its progress, newest first; archived ones only where asked for."""
     found = database.rows("read.studies", study=None)
+    found = [study for study in found if archived or study["archived_at"] is None]
     for study in found:
         del study["limits"]
     return found

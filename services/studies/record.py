@@ -50,6 +50,10 @@ class Study:
     suites: tuple[StudySuite, ...]
     chosen_trial_id: int | None
     failure: str | None
+    #: who submitted it
+    owner: str = ""
+    #: hidden from the list unless asked for
+    archived: bool = False
 
     @property
     def scored(self) -> tuple[StudySuite, ...]:
@@ -132,6 +136,8 @@ def load_study(connection: Connection, study_id: int) -> Study:
         ),
         chosen_trial_id=found["chosen_trial_id"],
         failure=found["failure"],
+        owner=found["owner"],
+        archived=found["archived_at"] is not None,
     )
 
 

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from optim.descent import DESCENTS
 from optim.rates import REFUSAL_RATES
 from services import outbox, registry
+from services.access import User, allow
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, SpecRefused
 from services.spec import METRICS, Constraint, Groups, Objective, StudySpec, spec_from_dict
@@ -32,13 +33,22 @@ class Submitted:
 
 
 def submit(
-    database: Database, spec: StudySpec, *, key: str | None = None, owner: str = ""
+    database: Database,
+    spec: StudySpec,
+    *,
+    key: str | None = None,
+    owner: str | None = None,
+    by: User | None = None,
 ) -> Submitted:
     """Store a study and wake it up; the same key again returns the first study.
 
-    Raises NotFound for an unknown pool or suite, SpecRefused for what does not fit the pool or the
-    suites, BadInput when the key was used for another spec.
+    `by` submits (None: the user of the operating system) and owns it; an admin may name another
+    `owner`. Raises Forbidden for a viewer, NotFound for an unknown pool or suite, SpecRefused for
+    what does not fit the pool or the suites, BadInput when the key was used for another spec.
     """
+    user = allow(by, "submit a study")
+    if owner not in (None, user.name):
+        allow(user, "submit for somebody else", role="admin")
     with database.transaction() as connection:
         pool = registry.pool(connection, spec.pool)
         reference = check_pool(spec, pool)
@@ -51,7 +61,7 @@ def submit(
             "studies.insert",
             key=key,
             name=spec.name,
-            owner=owner,
+            owner=user.name if owner is None else owner,
             spec=Jsonb(spec.model_dump(mode="json")),
             pool=pool.id,
             reference=reference,
@@ -62,7 +72,7 @@ def submit(
         study = int(made["id"])
         for position, suite in enumerate(suites):
             rows(connection, "studies.add_suite", study=study, position=position, suite=suite["id"])
-        rows(connection, "studies.event", study=study, text="submitted")
+        rows(connection, "studies.event", study=study, text=f"submitted by {user.name}")
         earlier.choose(connection, study)
         outbox.add(connection, "advance", [study])
     outbox.relay(database)

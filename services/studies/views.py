@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,9 +15,12 @@ from optim.pareto import hypervolumes
 from services import registry
 from services.db import Connection, Database, Row
 from services.errors import NotFound, SpecRefused
+from services.pool_report import PoolReport
+from services.pool_report import pool_report as report_of
 from services.spec import METRICS, Objective, StudySpec
 from services.studies import read
 from services.studies.columns import Columns
+from services.studies.estimate import tokens_per_item
 from services.studies.propose import BASELINES
 from services.studies.record import Study
 from services.studies.space import make_space
@@ -29,6 +32,7 @@ from services.studies.submit import (
     check_objectives,
     check_pool,
 )
+from services.suites import Item, Split
 
 #: points of a progress curve at most: more would not be seen
 CURVE_POINTS = 40
@@ -42,18 +46,20 @@ def list_mark(database: Database) -> tuple[Any, ...]:
     return () if found is None else tuple(found.values())
 
 
-def overview(database: Database) -> list[Row]:
-    """Every study with its progress, newest first; `best` holds (objective, value, whether the
-    value is in nats per token and not a share) over the feasible candidates of the search split,
-    `front` their number on the front."""
+def overview(database: Database, *, archived: bool = False) -> list[Row]:
+    """Every study (archived ones only where asked for) with its progress, newest first; `best`
+    holds (objective, value, whether the value is in nats per token and not a share) over the
+    feasible candidates of the search split, `front` their number on the front, `axes` (objective,
+    direction)."""
     extremes: dict[int, dict[int, Row]] = {}
     for found in database.rows("views.extremes"):
         extremes.setdefault(found["study"], {})[found["axis"]] = found
     axes = {found["study"]: _axes(found) for found in database.rows("views.objectives")}
-    studies = read.list_studies(database)
+    studies = read.list_studies(database, archived=archived)
     for study in studies:
         known = extremes.get(study["id"], {})
         study["front"] = known[0]["front"] if known else 0
+        study["axes"] = [(label, direction) for label, direction, _ in axes.get(study["id"], [])]
         study["best"] = [
             (label, known[i]["high" if direction == "maximize" else "low"], nats)
             for i, (label, direction, nats) in enumerate(axes.get(study["id"], []))
@@ -98,6 +104,16 @@ class Preflight:
     items_search: int
     #: of finalists and baselines on validation and test
     items_finals: int
+    #: of one candidate on the search split, about
+    tokens_per_candidate: float
+    #: of the search, about
+    tokens_search: float
+    #: 'measured' where earlier evaluations of the pool say it for every suite, else 'estimated'
+    tokens_how: str
+    #: the dtype that candidates are rounded to
+    dtype: str
+    #: what the checkpoints have in common
+    report: PoolReport
 
 
 def preflight(database: Database, spec: StudySpec) -> Preflight:
@@ -111,6 +127,8 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
         except NotFound as error:
             raise SpecRefused(error.what, where="spec: pool", mend=error.mend) from error
         suites = [_suite(connection, index, name) for index, name in enumerate(spec.suites)]
+        report = report_of(connection, pool)
+        tokens = [tokens_per_item(connection, pool.id, suite) for suite in suites]
     reference = check_pool(spec, pool)
     space = make_space(spec.search, pool, reference)
     check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
@@ -123,7 +141,13 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
     items = searched * (baselines + greedy + candidates)
     if spec.budget.item_evaluations is not None:
         items = min(items, spec.budget.item_evaluations)
+    each = sum(t.per_item * s["search_items"] for t, s in zip(tokens, suites, strict=True))
     return Preflight(
+        tokens_per_candidate=each,
+        tokens_search=each * items / max(searched, 1),
+        tokens_how="measured" if all(t.how == "measured" for t in tokens) else "estimated",
+        dtype=pool.dtype,
+        report=report,
         checkpoints=members,
         parameters=pool.members[0].parameters,
         reference=reference,
@@ -222,8 +246,11 @@ def timeline(database: Database, study_id: int) -> list[Span]:
 
 
 def workers(database: Database) -> list[Row]:
-    """Workers seen within a day, with the seconds since their last heartbeat."""
-    return database.rows("read.workers")
+    """Workers seen within a day, with the seconds since their last heartbeat, and the tokens a
+    second of their latest evaluations (None without any)."""
+    pace = {r["worker"]: r["tokens_per_second"] for r in database.rows("views.throughput")}
+    found = database.rows("read.workers")
+    return [{**w, "tokens_per_second": pace.get(w["name"])} for w in found]
 
 
 def queues(database: Database) -> list[Row]:
@@ -253,9 +280,35 @@ def pool(database: Database, name: str) -> registry.Pool:
         return registry.pool(connection, name)
 
 
+def pool_report(database: Database, name: str) -> PoolReport:
+    """What a pool's checkpoints have in common; raises NotFound."""
+    with database.transaction() as connection:
+        return report_of(connection, registry.pool(connection, name))
+
+
 def suites(database: Database) -> list[Row]:
     """The newest content of every suite's name."""
     return database.rows("registry.suites")
+
+
+def items(database: Database, name: str, split: str, text: str = "") -> list[Item]:
+    """The items of an open split of a suite's newest content whose texts hold `text`, in any case.
+
+    Raises NotFound, or BadInput for the sealed test split.
+    """
+    read.refuse_test(split)
+    with database.transaction() as connection:
+        suite = registry.suite_from_row(registry.suite_row(connection, name))
+    wanted = text.casefold().strip()
+    return [
+        item
+        for item in suite.split(cast(Split, split))
+        if not wanted or wanted in "\n".join(_texts(item)).casefold()
+    ]
+
+
+def _texts(item: Item) -> tuple[str, ...]:
+    return (item.id, item.context, *item.choices, item.prompt, item.target, item.text)
 
 
 def flight(database: Database, study_id: int) -> Row:

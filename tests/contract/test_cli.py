@@ -173,6 +173,76 @@ def test_a_study_from_files_to_cancel(remelt: Run, tiny_pool: Path, tmp_path: Pa
     assert "is cancelled, so it cannot be resumed" in refused.err
 
 
+def test_a_study_is_edited_cloned_exported_and_archived(
+    remelt: Run, tiny_pool: Path, tmp_path: Path
+) -> None:
+    register(remelt, tiny_pool)
+    spec = tmp_path / "study.yaml"
+    spec.write_text(SPEC)
+    dry = remelt("study", "submit", str(spec), "--dry-run", "--json")
+    assert (dry.data["candidates"], dry.data["tokens_how"]) == (4, "estimated")
+    assert "nothing was stored" in remelt("study", "submit", str(spec), "--dry-run").out
+    assert remelt("study", "list", "--json").data == []
+    remelt("study", "submit", str(spec), "--json")
+    edited = remelt("study", "edit", "1", "--trials", "6", "--item-evaluations", "9000")
+    assert edited.out == "study 1: 0 of 6 candidates, 0 of 9,000 item evaluations\n"
+    assert remelt("study", "edit", "1", "--item-evaluations", "none", "--json").data["used"] == [
+        "0 of 6 candidates"
+    ]
+    for options, message in (
+        ((), "nothing to change"),
+        (("--trials", "0"), "budget.trials: Input should be greater than or equal to 1"),
+        (("--wall-minutes", "soon"), "budget.wall_minutes"),
+    ):
+        refused = remelt("study", "edit", "1", *options)
+        assert refused.code == 2
+        assert message in refused.err
+    clone = tmp_path / "clone.yaml"
+    assert remelt("study", "clone", "1", "--out", str(clone)).code == 0
+    assert "trials: 6" in clone.read_text()
+    assert remelt("study", "submit", str(clone), "--json").data["study"] == 2
+    for kind in ("csv", "parquet", "optuna"):
+        out = tmp_path / f"x.{kind}"
+        assert remelt("export", "1", "--format", kind, "--out", str(out)).code == 0
+        assert out.stat().st_size
+    assert "has chosen no candidate" in remelt("export", "1", "--format", "recipe").err
+    assert "so it cannot be archived" in remelt("study", "archive", "1").err
+    remelt("study", "cancel", "1")
+    assert remelt("study", "archive", "1").code == 0
+    assert [s["id"] for s in remelt("study", "list", "--json").data] == [2]
+    assert len(remelt("study", "list", "--archived", "--json").data) == 2
+    assert remelt("study", "unarchive", "1").code == 0
+    assert len(remelt("study", "list", "--json").data) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "environment", "warned"),
+    [
+        ("127.0.0.1", {}, False),
+        ("0.0.0.0", {}, True),
+        ("0.0.0.0", {"REMELT_LOCAL_ROLE": "viewer"}, False),
+        ("0.0.0.0", {"REMELT_SIGN_IN_FILE": "/etc/remelt/sign-in.toml"}, False),
+    ],
+)
+def test_a_dashboard_that_anybody_may_steer_is_warned_about(
+    remelt: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    environment: dict[str, str],
+    warned: bool,
+) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr("services.cli.stack._become", begun.append)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ended = remelt("ui", "--host", host)
+    assert ("everybody who reaches 0.0.0.0:8501 acts as admin" in ended.err) == warned
+    (command,) = begun
+    file = environment.get("REMELT_SIGN_IN_FILE")
+    assert ("--secrets.files" in command) == (file is not None)
+    assert file is None or file in command
+
+
 def test_merging_members_of_a_pool(remelt: Run, tiny_pool: Path, tmp_path: Path) -> None:
     register(remelt, tiny_pool)
     members = {

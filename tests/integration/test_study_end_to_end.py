@@ -155,7 +155,7 @@ def test_the_test_split_was_opened_once_and_at_the_end(stack: Stack, study: int)
 
 def test_events_tell_the_story_in_order(database: Database, study: int) -> None:
     texts = [e["text"] for e in read.events(database, study)]
-    assert texts[0] == "submitted"
+    assert texts[0].startswith("submitted by ")
     assert texts[1].startswith("search over; validating ")
     assert texts[2].startswith("chose trial ")
     assert texts[-1] == "finished"

@@ -94,7 +94,7 @@ def test_groups_are_shown_by_name(driver: Driver) -> None:
     driver.run(number)
     study = driver.study(number)
     assert labels_of(study) == ["attention", "mlp", "the rest"]
-    lines = list(csv.DictReader(io.StringIO(export_study(driver.database, number, "csv"))))
+    lines = list(csv.DictReader(io.StringIO(export_study(driver.database, number, "csv").decode())))
     for line, trial in zip(lines, driver.trials(number), strict=True):
         shown = [float(line[f"weight:{n}:{label}"]) for label in labels_of(study) for n in NAMES]
         assert shown == list(trial.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -266,7 +267,7 @@ def test_one_key_at_the_same_time_is_one_study(driver: Driver) -> None:
         found = set(threads.map(lambda _: driver.submit(SPEC, key="cron"), range(6)))
     assert len(found) == 1
     hints = driver.sql("SELECT text FROM event")
-    assert [h["text"] for h in hints] == ["submitted"]
+    assert [h["text"] for h in hints] == [f"submitted by {getpass.getuser()}"]
 
 
 def test_margins_survive_the_store(driver: Driver) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -287,7 +288,8 @@ def test_pausing_and_cancelling_a_finished_study_is_about_its_probes(
         control.cancel(driver.database, number)
     said = [e["text"] for e in read.events(driver.database, number)][-4:]
     assert said == [
-        "3 probes asked for on validation", "probes paused", "probes resumed", "probes cancelled"
+        "3 probes asked for on validation", f"probes paused by {getpass.getuser()}",
+        f"probes resumed by {getpass.getuser()}", f"probes cancelled by {getpass.getuser()}",
     ]  # fmt: skip
     probes.submit(driver.database, number, asked, "validation")
     driver.run(number)

@@ -120,7 +120,7 @@ def test_other_readers_refuse_the_test_split(driver: Driver) -> None:
     assert "test" not in exported
     for split in ("search", "validation"):
         assert {c["split"] for c in exported[split]} == {split}
-    table = csv.DictReader(io.StringIO(export_study(driver.database, number, "csv")))
+    table = csv.DictReader(io.StringIO(export_study(driver.database, number, "csv").decode()))
     assert {line["split"] for line in table} == {"search"}
     assert len(sealed.readings(driver.database, number)) == 1
 

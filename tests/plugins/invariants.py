@@ -34,9 +34,10 @@ FOLLOWS = {
     # told, ranked; failed: its numbers were not finite
     "complete": {"complete", "failed"},
     "stopped": set[str](),
-    "failed": set[str](),
-    "abandoned": set[str](),
-    "cancelled": set[str](),
+    # tried again when somebody resumes the study
+    "failed": {"queued"},
+    "abandoned": {"queued"},
+    "cancelled": {"queued"},
 }
 #: how late a lease may be noticed on a busy machine, on top of lease and sweep
 SLACK_SECONDS = 5.0

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from services.settings import settings
 from services.studies import read, sealed
 from services.studies.columns import read_columns
 from services.studies.looking import knee_of
@@ -76,13 +77,18 @@ def _die_with_parent() -> None:
 
 
 @pytest.fixture
-def address(study_with_results: Any, tmp_path: Path) -> Iterator[str]:
+def port() -> int:
+    """A free port for the dashboard."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def address(study_with_results: Any, tmp_path: Path, port: int) -> Iterator[str]:
     """Address of a dashboard of its own over the filled database, started as `remelt ui` does."""
     from services.cli.stack import ui_command
 
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
     base = f"http://127.0.0.1:{port}"
     with (tmp_path / "ui.log").open("wb") as log:
         process = subprocess.Popen(
@@ -292,6 +298,75 @@ def test_nothing_is_fetched_from_elsewhere(page: Page, address: str) -> None:
     expect(page.locator(PLOT)).to_be_visible()
     page.wait_for_timeout(1000)
     assert foreign == []
+
+
+@pytest.fixture
+def sign_in(
+    oidc: Any,
+    port: int,
+    study_with_results: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """The dashboard asks a provider who is there; ada submits, everybody else looks."""
+    file = tmp_path / "sign-in.toml"
+    file.write_text(oidc.secrets_toml(f"http://127.0.0.1:{port}"))
+    monkeypatch.setenv("REMELT_SIGN_IN_FILE", str(file))
+    monkeypatch.setenv("REMELT_SUBMITTERS", "ada@lab.example")
+    settings.cache_clear()
+    with study_with_results.database.transaction() as connection:
+        connection.execute("UPDATE study SET owner = 'ada@lab.example'")
+    return oidc
+
+
+def test_signing_in_gives_the_role_that_the_settings_say(
+    sign_in: Any, page: Page, address: str, study_with_results: Any
+) -> None:
+    sign_in.claims = {"sub": "1", "email": "eve@lab.example", "email_verified": True}
+    page.goto(f"{address}/study?study=2")
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    expect(page.get_by_text("better-and-quiet")).to_have_count(0)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("eve@lab.example · viewer")).to_be_visible()
+    page.goto(f"{address}/study?study=2")
+    expect(page.get_by_text("You are a viewer")).to_be_visible()
+    expect(page.get_by_role("button", name="Export")).to_be_visible()
+    for name in ("Cancel", "Pause", "Clone", "Edit"):
+        expect(page.get_by_role("button", name=name, exact=True)).to_have_count(0)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    sign_in.claims = {"sub": "2", "email": "ada@lab.example", "email_verified": True}
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("ada@lab.example · submitter")).to_be_visible()
+    page.goto(f"{address}/study?study=2")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    text = read.events(study_with_results.database, 2)[-1]["text"]
+    assert text == "paused by ada@lab.example"
+
+
+def test_a_study_is_cancelled_archived_and_cloned(
+    page: Page, address: str, study_with_results: Any
+) -> None:
+    page.goto(f"{address}/study?study=2")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel the study").click()
+    page.get_by_role("button", name="Archive").click()
+    expect(page.get_by_role("button", name="Unarchive")).to_be_visible()
+    page.get_by_role("button", name="Clone").click()
+    expect(page).to_have_url(re.compile(r"/new\?clone=2"))
+    expect(page.get_by_text("A clone of study #2")).to_be_visible()
+    write_spec(page, "trials: 40", "trials: 7")
+    expect(page.get_by_text("at most 7 candidates")).to_be_visible()
+    page.get_by_role("button", name="Submit study").click()
+    expect(page).to_have_url(re.compile(r"/study\?study=3"))
+    database = study_with_results.database
+    mine, old = (read.get_study(database, n).spec for n in (3, 2))
+    assert mine.budget.trials == 7
+    assert mine.search == old.search
+    page.goto(address)
+    expect(page.get_by_role("link", name="#3 better-and-quiet")).to_be_visible()
+    expect(page.get_by_role("link", name="#2 better-and-quiet")).to_have_count(0)
 
 
 def test_the_report_is_read_opened_and_taken_along(

@@ -158,6 +158,12 @@ class TestSpecs:
         assert specs.yaml_line(refused.value.where) is not None
         assert specs.line_of("name: a\npool: [p\n", "pool") is None
 
+    def test_an_emptied_section_is_filled_again(self) -> None:
+        found = specs.with_values("search:\n  seed: 3\npool: p\n", "search", {"seed": None})
+        found = specs.with_values(found, "search", {"space": "task", "reuse": True})
+        assert yaml.safe_load(found) == {"search": {"space": "task", "reuse": True}, "pool": "p"}
+        assert found.count("search:") == 1
+
     @given(
         base=st.sampled_from(
             [

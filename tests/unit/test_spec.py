@@ -19,6 +19,7 @@ from services.spec import (
     load_spec,
     parse_spec,
     spec_from_dict,
+    spec_yaml,
 )
 
 SMALL = "name: s\npool: p\nsuites: [a, b]\n"
@@ -212,3 +213,22 @@ def test_the_schema_lists_every_searcher() -> None:
     assert (schema["type"], schema["default"]) == ("string", "margin-surrogate")
     for name in METHODS:
         assert parse_spec(SMALL + f"search: {{method: {name}}}\n").search.method == name
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "objectives: [a, churn, 'churn:b', {metric: score, suite: b, direction: minimize}]\n",
+        "constraints: [{metric: score, suite: each, min: 0.5, confidence: null}]\n"
+        "publish: {to: store}\nnotes: |\n  two\n  lines: yes\n",
+        "search: {space: task, base: x, bounds: [0, 1], racing: {}, groups: {layers: 2}, "
+        "options: {population: 4}, method: cma-es}\nbudget: {trials: 3, wall_minutes: 1.5}\n",
+    ],
+)
+def test_a_spec_written_as_yaml_reads_back_equal(more: str) -> None:
+    spec = parse_spec(SMALL + more)
+    text = spec_yaml(spec)
+    assert parse_spec(text) == spec
+    # what is stored has every default written out
+    assert spec_yaml(parse_spec(spec.model_dump_json())) == text

@@ -1,15 +1,14 @@
-"""The top of the study page: what it is, how far it is, and the buttons that steer it."""
+"""The top of the study page: what it is and how far it is."""
 
 from __future__ import annotations
 
-from functools import partial
-
 import streamlit as st
 
-from services.studies import control, export, read, views
+from services.studies import read, views
 from services.studies.space import labels_of
-from ui import badges, guard, live, reading, words
+from ui import badges, live, reading, words
 from ui.reading import Snapshot
+from ui.study import controls
 
 PHASES = {
     "search": "searching",
@@ -27,9 +26,13 @@ def draw(shown: Snapshot) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.subheader(f"#{study.id} {words.plain(study.name)}", anchor=False, width="content")
         badges.state(study.state)
+        if study.archived:
+            st.badge("archived", icon=":material/archive:", color="gray")
         st.space("stretch")
-        _buttons(shown)
+        controls.draw(shown)
     st.caption(_facts(shown))
+    if why := controls.refusal(shown):
+        st.caption(f":material/lock: {words.plain(why)}")
     if study.failure:
         st.error(words.plain(study.failure), icon=":material/error:")
     live.follow(
@@ -90,49 +93,3 @@ def _progress(shown: Snapshot) -> None:
 def _nobody_works() -> bool:
     workers = views.workers(reading.database())
     return not any(w["silent_seconds"] < 60 for w in workers)
-
-
-def _buttons(shown: Snapshot) -> None:
-    study = shown.study
-    with st.container(horizontal=True, width="content", gap="small"):
-        if study.state == "running" and st.button("Pause", icon=":material/pause:"):
-            _steer(shown, "pause")
-        if study.state == "paused" and st.button("Resume", icon=":material/play_arrow:"):
-            _steer(shown, "resume")
-        if shown.live:
-            _cancel(shown)
-        if shown.summary["complete"]:
-            st.page_link(
-                badges.REPORT,
-                label="Report",
-                icon=":material/description:",
-                query_params={"study": str(study.id)},
-                width="content",
-            )
-        with st.popover("Export", icon=":material/download:"):
-            for kind, mime in (("csv", "text/csv"), ("json", "application/json")):
-                st.download_button(
-                    f"Trials as {kind.upper()}",
-                    data=partial(export.export_study, reading.database(), study.id, kind),
-                    file_name=f"study-{study.id}.{kind}",
-                    mime=mime,
-                    width="stretch",
-                )
-
-
-def _steer(shown: Snapshot, action: str) -> None:
-    steps = {"pause": control.pause, "resume": control.resume, "cancel": control.cancel}
-    with guard.explained():
-        steps[action](reading.database(), shown.study.id)
-        st.rerun()
-
-
-def _cancel(shown: Snapshot) -> None:
-    """The button opens what it would do; only the second press does it."""
-    with st.popover("Cancel", icon=":material/block:"):
-        st.markdown(
-            "Running evaluations stop within seconds and no candidate is chosen. What was "
-            "evaluated stays. **This cannot be undone**; to go on later, pause instead."
-        )
-        if st.button("Cancel the study", type="primary", icon=":material/block:"):
-            _steer(shown, "cancel")

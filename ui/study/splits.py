@@ -13,7 +13,7 @@ import streamlit as st
 from services.studies import sealed
 from services.studies.columns import Columns, columns_of
 from services.studies.read import CandidateView, OpenSplit
-from ui import guard, reading, words
+from ui import guard, reading, sign_in, words
 from ui.reading import Snapshot
 
 KEY = "split"
@@ -102,6 +102,9 @@ def test_report(shown: Snapshot) -> None:
             st.caption(f"The test split of these suites was also open to studies {numbers}.")
         if seen:
             return
+        if not sign_in.user().may("submitter", owner=study.owner):
+            st.caption("Only its owner and admins may open it.")
+            return
         st.button(
             "Open test report (logged)",
             type="primary",
@@ -119,7 +122,9 @@ def _readings(found: Sequence[dict[str, object]]) -> None:
 
 def _open(study: int) -> None:
     with guard.explained():
-        report = sealed.final_report(reading.database(), study, purpose="opened in the dashboard")
+        report = sealed.final_report(
+            reading.database(), study, purpose="opened in the dashboard", by=sign_in.user()
+        )
         st.session_state[_key(study)] = report
         st.session_state[KEY] = "test"
         st.session_state[POPOVER] = False

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import streamlit as st
-import yaml
 
 from optim.recipe import Recipe
 from services import artefacts
@@ -15,7 +14,7 @@ from services.mergekit import inexpressible
 from services.studies import export, read
 from services.studies.read import CandidateView, OpenSplit
 from services.studies.space import rows_of
-from ui import badges, flip_list, guard, live, reading, tables, words
+from ui import badges, flip_list, guard, live, reading, sign_in, tables, words
 from ui.flip_list import KINDS, PER_PAGE
 from ui.plots.weights import bars_figure, groups_figure
 from ui.reading import Snapshot
@@ -70,6 +69,7 @@ def _head(shown: Snapshot, detail: Row) -> None:
         st.badge(role, color="gray")
         if detail["number"] == shown.summary["chosen"]:
             st.badge("chosen", icon=":material/check:", color="green")
+        st.space("stretch")
         if detail["role"] != "probe" and any(
             e["state"] == "complete" for e in detail["evaluations"]
         ):
@@ -80,6 +80,11 @@ def _head(shown: Snapshot, detail: Row) -> None:
                 query_params={"study": str(study.id), "trial": str(detail["number"])},
                 width="content",
             )
+        if st.button("Compare", icon=":material/compare_arrows:", help="with other candidates"):
+            # beside the chosen candidate, or the reference, which is trial 0
+            chosen = shown.summary["chosen"]
+            beside = 0 if chosen in (None, detail["number"]) else chosen
+            badges.go(badges.COMPARE, study=study.id, trials=f"{detail['number']},{beside}")
     if detail["role"] == "probe":
         st.caption("It takes no part in the study: `remelt study attribute` and `explore` read it.")
 
@@ -181,23 +186,25 @@ def _weights(shown: Snapshot, detail: Row) -> None:
 
 
 def _recipe(shown: Snapshot, detail: Row) -> None:
-    """As mergekit YAML where that has the words, else as Remelt's own."""
+    """As Remelt's own YAML, and as mergekit's where that has the words."""
     number, recipe = detail["number"], Recipe.from_dict(detail["recipe_data"])
+    st.markdown("##### Recipe")
+    kinds = {"recipe": "Remelt", "mergekit": "mergekit"}
     if what := inexpressible(recipe):
-        st.markdown("##### Recipe")
         st.caption(f"It has {what}, which mergekit cannot do: for `remelt merge`.")
-        text = yaml.safe_dump(recipe.to_dict(), sort_keys=False)
-    else:
-        st.markdown("##### Recipe as mergekit YAML")
-        text = export.export_study(reading.database(), shown.study.id, "mergekit", trial=number)
-    st.code(text, language="yaml")
-    st.download_button(
-        "Download recipe",
-        text,
-        file_name=f"study-{shown.study.id}-trial-{number}.yaml",
-        mime="application/yaml",
-        icon=":material/download:",
-    )
+        del kinds["mergekit"]
+    for tab, kind in zip(st.tabs([f"{n} YAML" for n in kinds.values()]), kinds, strict=True):
+        text = export.recipe_text(reading.database(), shown.study, kind, number)
+        with tab:
+            st.code(text, language="yaml")
+            st.download_button(
+                "Download recipe",
+                text,
+                file_name=f"study-{shown.study.id}-trial-{number}.{kind}.yaml",
+                mime="application/yaml",
+                icon=":material/download:",
+                key=f"download-{kind}",
+            )
 
 
 def _artefact(shown: Snapshot, detail: Row) -> None:
@@ -221,10 +228,13 @@ def _artefact(shown: Snapshot, detail: Row) -> None:
             words.plain(f"{artefact['store']} · digest {artefact['digest']} · ")
             + f"{(artefact['bytes'] or 0) / 1e6:.1f} MB · {words.when(artefact['published_at'])}"
         )
-    elif state in (None, "failed"):
+    elif state in (None, "failed") and sign_in.user().may("submitter", owner=study.owner):
         label = "Publish" if state is None else "Publish again"
         if st.button(label, icon=":material/upload:", disabled=not evaluated):
             _publish(study.id, number)
+    if evaluated:
+        st.caption("Or cast it into a folder, without publishing:")
+        st.code(f"remelt cast {study.id} {number} DIR", language="bash")
     live.follow(
         _artefact_mark(shown, number),
         lambda: _artefact_mark(shown, number),
@@ -238,8 +248,9 @@ def _artefact_mark(shown: Snapshot, number: int) -> tuple[object, ...]:
 
 
 def _publish(study: int, number: int) -> None:
-    artefacts.request(reading.database(), study, number)
-    st.rerun()
+    with guard.explained():
+        artefacts.request(reading.database(), study, number, by=sign_in.user())
+        st.rerun()
 
 
 def _record(detail: Row) -> None:

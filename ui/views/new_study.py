@@ -5,10 +5,17 @@ from __future__ import annotations
 import streamlit as st
 
 from services.errors import RemeltError, SpecRefused
-from services.spec import StudySpec, parse_spec
-from services.studies import views
+from services.spec import StudySpec, parse_spec, spec_yaml
+from services.studies import read, views
 from services.studies.submit import submit
-from ui import badges, guard, reading, spec_form, specs, words
+from ui import badges, guard, pool_words, reading, sign_in, spec_form, specs, words
+
+CLONED = "cloned-from"
+TOKENS = {
+    "measured": "Tokens by item as in this pool's latest evaluations of these suites.",
+    "estimated": "Tokens are a rough estimate, bytes of the items ÷ 4, where this pool has not "
+    "been evaluated on a suite; a shared beginning may be run only once.",
+}
 
 
 def main() -> None:
@@ -19,11 +26,17 @@ def main() -> None:
         if not pools or not suites:
             _not_ready(bool(pools), bool(suites))
             return
+        source = _cloned()
+        who = sign_in.user()
         left, right = st.columns([3, 2], gap="large")
         with left:
+            if source is not None:
+                st.caption(f"A clone of study #{source}: change what is to differ.")
             # no default of the widget: the fields set it too
             spec_form.draw(
-                st.session_state.setdefault(spec_form.TEXT, specs.example(pools, suites))
+                st.session_state.setdefault(spec_form.TEXT, specs.example(pools, suites)),
+                pools,
+                suites,
             )
             text = st.text_area(
                 "Spec (YAML)",
@@ -35,12 +48,26 @@ def main() -> None:
             )
             with st.expander("Search methods and their options", icon=":material/tune:"):
                 st.markdown(specs.methods())
-            pressed = st.button("Submit study", type="primary", icon=":material/rocket_launch:")
+            pressed = False
+            if who.may("submitter"):
+                pressed = st.button("Submit study", type="primary", icon=":material/rocket_launch:")
+            else:
+                st.caption(f"You are a {who.role}: you may look at what it would cost, not submit.")
         with right:
             spec = _checked(text)
         if pressed and spec is not None:
-            made = submit(reading.database(), spec)
+            made = submit(reading.database(), spec, by=who)
             badges.go(badges.STUDY, study=made.study)
+
+
+def _cloned() -> int | None:
+    """The study whose spec the page opens with (`?clone=1`): written into the editor once."""
+    source = guard.number_in_url("clone")
+    if source is not None and st.session_state.get(CLONED) != source:
+        spec = read.get_study(reading.database(), source).spec
+        st.session_state[spec_form.TEXT] = spec_yaml(spec)
+        st.session_state[CLONED] = source
+    return source
 
 
 def _not_ready(pools: bool, suites: bool) -> None:
@@ -88,6 +115,7 @@ def _show_refusal(error: SpecRefused, text: str) -> None:
 def _show_preflight(spec: StudySpec, found: views.Preflight) -> None:
     st.success("The spec is valid.", icon=":material/check:")
     st.markdown("##### Preflight")
+    st.caption("A dry run: nothing is stored before you submit.")
     st.dataframe(
         {
             "suite": [s[0] for s in found.suites],
@@ -106,14 +134,18 @@ def _show_preflight(spec: StudySpec, found: views.Preflight) -> None:
         f"- pool **{words.plain(spec.pool)}**: {found.checkpoints} checkpoints of "
         f"{words.large(found.parameters)} parameters, reference "
         f"**{words.plain(found.reference)}**\n"
+        f"{pool_words.lines(found.report)}\n"
         f"- {found.free} free weights{groups} in the {spec.search.space} space\n"
         f"- {words.count(found.items_per_candidate)} item evaluations per candidate on the search "
         f"split\n"
         f"- search: {found.baselines} baselines, up to {found.greedy} greedy soups and "
         f"at most {words.count(found.candidates)} candidates = at most "
         f"**{words.large(found.items_search)}** item evaluations\n"
-        f"- finals: at most {words.large(found.items_finals)} more on validation and test"
+        f"- finals: at most {words.large(found.items_finals)} more on validation and test\n"
+        f"- about **{words.large(found.tokens_search)}** tokens in the search, "
+        f"{words.large(found.tokens_per_candidate)} per candidate"
     )
+    st.caption(TOKENS[found.tokens_how])
     smallest = min((s for s in found.suites if s[1] != "text"), key=lambda s: s[2], default=None)
     if smallest is not None and smallest[2] < 100:
         st.warning(

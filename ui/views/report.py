@@ -11,7 +11,7 @@ import streamlit as st
 from services import report as reports
 from services.report import html, markdown
 from services.report.blocks import Report
-from ui import badges, guard, reading, words
+from ui import badges, guard, reading, sign_in, words
 from ui.reading import Snapshot
 
 
@@ -80,7 +80,8 @@ def _buttons(shown: Snapshot, trial: int | None, found: Report, *, sealed: bool)
                 icon=":material/download:",
                 on_click="ignore",
             )
-        if sealed and study.phase in ("publish", "done") and study.state != "cancelled":
+        may = sign_in.user().may("submitter", owner=study.owner)
+        if may and sealed and study.phase in ("publish", "done") and study.state != "cancelled":
             st.button(
                 "Judge on the test split (logged)",
                 type="primary",
@@ -93,7 +94,11 @@ def _buttons(shown: Snapshot, trial: int | None, found: Report, *, sealed: bool)
 def _open(shown: Snapshot, trial: int | None) -> None:
     with guard.explained():
         st.session_state[_key(shown, trial)] = reports.build(
-            reading.database(), shown.study.id, candidate=trial, purpose="report in the dashboard"
+            reading.database(),
+            shown.study.id,
+            candidate=trial,
+            purpose="report in the dashboard",
+            by=sign_in.user(),
         )
 
 

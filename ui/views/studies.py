@@ -7,25 +7,29 @@ from collections.abc import Sequence
 import streamlit as st
 
 from services.db import Row
-from ui import badges, guard, live, reading, words
+from ui import badges, guard, live, reading, sign_in, words
 from ui.measures import TITLES
 
 PER_PAGE = 20
 STATES = ("running", "paused", "finished", "failed", "cancelled")
-WIDTHS = (2.6, 1.2, 2.2, 3.2, 1.4, 1.3)
+WIDTHS = (2.4, 1.1, 2.1, 2.6, 1.7, 1.4, 1.6)
+ARCHIVED = "archived"
 
 
 def main() -> None:
     """Draw the page."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.title("Studies", anchor=False)
-        if st.button("New study", icon=":material/add:", type="primary"):
+        if sign_in.user().may("submitter") and st.button(
+            "New study", icon=":material/add:", type="primary"
+        ):
             badges.go(badges.NEW_STUDY)
     with guard.explained():
         mark = reading.list_mark()
         live.follow(mark, reading.list_mark)
-        found = reading.overview(mark)
-        if not found:
+        archived = bool(st.session_state.get(ARCHIVED))
+        found = reading.overview(mark, archived)
+        if not found and not archived and not mark[0]:
             _nothing_yet()
             return
         _rows(_filtered(found))
@@ -43,9 +47,10 @@ def _nothing_yet() -> None:
 
 
 def _filtered(found: Sequence[Row]) -> list[Row]:
-    left, right = st.columns([1, 2], vertical_alignment="bottom")
+    left, right, last = st.columns([4, 7, 2], vertical_alignment="bottom")
     text = left.text_input("Search", placeholder="name, pool, owner or number").strip().lower()
     states = right.pills("State", STATES, selection_mode="multi")
+    last.toggle("Archived", key=ARCHIVED, help="show archived studies too")
     return [
         s
         for s in found
@@ -60,7 +65,10 @@ def _rows(found: Sequence[Row]) -> None:
         return
     pages = -(-len(found) // PER_PAGE)
     page = st.number_input("Page", 1, pages, 1, width=120) if pages > 1 else 1
-    titles = ("Study", "State", "Search", "Best (feasible, search split)", "Pool", "Created")
+    titles = (
+        "Study", "State", "Search", "Best (feasible, search split)", "Front", "Cost",
+        "Pool, owner, created",
+    )  # fmt: skip
     with st.container(key="wide-only"):
         for column, title in zip(st.columns(WIDTHS), titles, strict=True):
             column.caption(title)
@@ -76,17 +84,27 @@ def _row(study: Row) -> None:
         st.page_link(badges.STUDY, label=label, icon="", query_params=ids)
     with columns[1]:
         badges.state(study["state"])
+        if study["archived_at"]:
+            st.caption("archived")
     with columns[2]:
         share = min(1.0, study["asked"] / max(study["budget"], 1))
         if study["state"] in ("finished", "cancelled", "failed"):
             share = 1.0
         text = f"{study['asked']} of {study['budget']} candidates"
         failed = f", {study['failed']} failed" if study["failed"] else ""
-        st.progress(share, text=text + failed)
+        left = study["left_seconds"]
+        eta = f", about {words.duration(left)} left" if left is not None else ""
+        st.progress(share, text=text + failed + eta)
     best = " · ".join(f"{_name(n)}\u00a0**{_value(v, nats)}**" for n, v, nats in study["best"])
     columns[3].markdown(f":small[{best}]" if best else words.DASH)
-    columns[4].markdown(f":small[{words.plain(study['pool'])}]")
-    columns[5].markdown(f":small[{words.plain(words.when(study['created_at']))}]")
+    volume = study["hypervolume"]
+    # the heads of columns are not shown on a narrow screen: each cell says what it is
+    front = [f"{study['front']} candidates"] if study["front"] else []
+    front += [f"hypervolume {volume:.3g}"] if volume is not None else []
+    columns[4].markdown(f":small[{', '.join(front) or words.DASH}]")
+    columns[5].markdown(f":small[{study['hours']:.2g} worker-hours]")
+    about = (study["pool"], study["owner"], words.when(study["created_at"]))
+    columns[6].markdown(f":small[{words.plain(' · '.join(part for part in about if part))}]")
 
 
 def _name(label: str) -> str:

@@ -51,6 +51,7 @@ def _workers(workers: list[Row]) -> None:
                 "kind": w["kind"],
                 "state": "alive" if w["silent_seconds"] < SILENT_SECONDS else "silent",
                 "last heartbeat": f"{words.duration(w['silent_seconds'])} ago",
+                "tokens/s": w["tokens_per_second"],
                 "engine": w["info"].get("engine", words.DASH),
                 "pool resident": w["info"].get("pool") or words.DASH,
                 "where, and why": w["info"].get("tier") or words.DASH,
@@ -62,6 +63,11 @@ def _workers(workers: list[Row]) -> None:
         hide_index=True,
         width="stretch",
         height="content",
+        column_config={
+            "tokens/s": st.column_config.NumberColumn(
+                format="%.0f", help="over its latest evaluations within a day"
+            )
+        },
         alt="Workers",
     )
 

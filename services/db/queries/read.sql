@@ -1,6 +1,6 @@
 -- name: studies
 SELECT s.id, s.key, s.name, s.owner, s.state, s.phase, p.name AS pool, s.reference, s.created_at,
-       s.finished_at, s.changed_at, s.failure,
+       s.finished_at, s.changed_at, s.failure, s.archived_at,
        -- a descent is one candidate; how many there are shows once they have begun
        coalesce((SELECT nullif(count(*), 0) FROM descent d WHERE d.study_id = s.id),
                 (s.spec->'budget'->>'trials')::int)::int AS budget, s.spec->'budget' AS limits,
@@ -50,6 +50,11 @@ SELECT s.changed_at, s.state, s.phase FROM study s WHERE s.id = %(study)s
 -- name: trial_detail
 SELECT t.*, t.recipe AS recipe_data FROM trial t
 WHERE t.study_id = %(study)s AND t.number = %(number)s
+
+-- name: trial_times
+SELECT t.number, t.created_at, e.started_at, e.finished_at
+FROM trial t JOIN evaluation e ON e.trial_id = t.id AND e.split = 'search'
+WHERE t.study_id = %(study)s
 
 -- name: evaluations_of_trial
 SELECT split, state, attempt, worker, weights_digest, cost, error, started_at, finished_at

@@ -25,7 +25,8 @@ FROM pool p JOIN pool_member m ON m.pool_id = p.id JOIN checkpoint c ON c.digest
 GROUP BY p.id ORDER BY p.id
 
 -- name: members
-SELECT m.position, m.name, m.uri, m.checkpoint_digest, c.parameters, c.dtype, c.files, c.config
+SELECT m.position, m.name, m.uri, m.checkpoint_digest, c.parameters, c.dtype, c.files, c.config,
+       c.tokenizer_digest
 FROM pool_member m JOIN checkpoint c ON c.digest = m.checkpoint_digest
 WHERE m.pool_id = %(pool)s ORDER BY m.position
 

@@ -5,7 +5,7 @@ ON CONFLICT (key) DO NOTHING
 RETURNING id
 
 -- name: by_key
-SELECT id, spec FROM study WHERE key = %(key)s
+SELECT id, coalesce(submitted_spec, spec) AS spec FROM study WHERE key = %(key)s
 
 -- name: add_suite
 INSERT INTO study_suite (study_id, position, suite_id) VALUES (%(study)s, %(position)s, %(suite)s)
@@ -54,8 +54,30 @@ UPDATE study SET state = 'paused', changed_at = clock_timestamp()
 WHERE id = %(study)s AND state = 'running' RETURNING id
 
 -- name: resume
-UPDATE study SET state = 'running', changed_at = clock_timestamp()
-WHERE id = %(study)s AND state = 'paused' RETURNING id
+UPDATE study SET state = 'running', phase = %(phase)s, failure = NULL, finished_at = NULL,
+    changed_at = clock_timestamp()
+WHERE id = %(study)s AND state IN ('paused', 'failed') RETURNING id
+
+-- name: try_again
+-- With all its tries; the attempt's number is never used again: it is the fence.
+UPDATE evaluation
+SET state = 'queued', forgiven = attempt, error = NULL, worker = NULL, progress = 0,
+    queued_at = clock_timestamp(), started_at = NULL, finished_at = NULL
+WHERE id = ANY(%(ids)s) AND state IN ('failed', 'abandoned', 'cancelled') AND told_at IS NULL
+
+-- name: archive
+UPDATE study SET archived_at = clock_timestamp(), changed_at = clock_timestamp()
+WHERE id = %(study)s AND archived_at IS NULL AND state IN ('finished', 'failed', 'cancelled')
+RETURNING id
+
+-- name: unarchive
+UPDATE study SET archived_at = NULL, changed_at = clock_timestamp()
+WHERE id = %(study)s AND archived_at IS NOT NULL RETURNING id
+
+-- name: edit
+UPDATE study SET submitted_spec = coalesce(submitted_spec, spec), spec = %(spec)s,
+    changed_at = clock_timestamp()
+WHERE id = %(study)s
 
 -- name: cancel
 UPDATE study SET state = 'cancelled', phase = 'done', finished_at = clock_timestamp(),

@@ -61,3 +61,39 @@ SELECT count(*) + (SELECT count(*) FROM descent d
        coalesce(sum(e.progress), 0)::float8 AS share
 FROM evaluation e JOIN trial t ON t.id = e.trial_id
 WHERE t.study_id = %(study)s AND t.role <> 'probe' AND e.state = 'running'
+
+-- name: tokens_per_item
+-- Of the newest evaluations of a pool's checkpoints on a suite, whatever study they were for.
+SELECT sum((p.cost->>'tokens')::float8) AS tokens, sum(p.n)::float8 AS items
+FROM (SELECT p.cost, p.n FROM prediction p
+      JOIN trial t ON t.id = p.trial_id JOIN study s ON s.id = t.study_id
+      WHERE p.suite_id = %(suite)s AND s.pool_id = %(pool)s AND p.split <> 'test'
+        AND p.cost ? 'tokens'
+      ORDER BY p.created_at DESC LIMIT 20) p
+
+-- name: hours
+-- Worker-hours of every study: seconds of evaluations and descents that have ended.
+SELECT study, sum(seconds) / 3600 AS hours FROM (
+    SELECT t.study_id AS study, (e.cost->>'seconds')::float8 AS seconds
+    FROM evaluation e JOIN trial t ON t.id = e.trial_id WHERE e.cost ? 'seconds'
+    UNION ALL
+    SELECT d.study_id, (d.cost->>'seconds')::float8 FROM descent d WHERE d.cost ? 'seconds') s
+GROUP BY 1
+
+-- name: fronts
+-- Of every study: the feasible front of the search split, and the baselines, whose worst values are
+-- the hypervolume's reference point.
+SELECT t.study_id AS study, t.role IN ('reference', 'single', 'uniform') AS baseline, e.objectives,
+       e.violation
+FROM evaluation e JOIN trial t ON t.id = e.trial_id
+WHERE e.split = 'search' AND e.told_at IS NOT NULL
+  AND ((e.rank = 1 AND e.violation <= 0) OR t.role IN ('reference', 'single', 'uniform'))
+
+-- name: throughput
+-- Tokens a second of every worker over its latest evaluations within a day.
+SELECT worker, sum(tokens) / nullif(sum(seconds), 0) AS tokens_per_second FROM (
+    SELECT e.worker, (e.cost->>'tokens')::float8 AS tokens, (e.cost->>'seconds')::float8 AS seconds,
+           row_number() OVER (PARTITION BY e.worker ORDER BY e.finished_at DESC) AS age
+    FROM evaluation e
+    WHERE e.finished_at > clock_timestamp() - interval '1 day' AND e.cost ? 'tokens') e
+WHERE age <= 20 GROUP BY 1

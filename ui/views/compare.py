@@ -1,0 +1,152 @@
+"""Two to six candidates of a study side by side: `?study=1&trials=3,7,12`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from services.errors import BadInput
+from services.studies.pairs import FEWEST, MOST, pairs
+from services.studies.read import CandidateView, OpenSplit
+from ui import badges, guard, reading, tables, words
+from ui.measures import measures, objectives
+from ui.plots.compare import pairs_figure, parallel_figure
+from ui.reading import Snapshot
+from ui.study import splits
+
+CHOSEN = "compared"
+
+
+def main() -> None:
+    """Draw the page."""
+    study = guard.number_in_url("study")
+    if study is None:
+        badges.hint("**No study is named.** Open a candidate, then *Compare*.")
+        st.page_link(badges.STUDIES, label="Studies")
+        return
+    with guard.explained():
+        shown = reading.snapshot(study)
+        badges.crumbs(
+            (badges.STUDIES, "Studies", {}),
+            (badges.STUDY, f"#{study} {words.plain(shown.study.name)}", {"study": study}),
+        )
+        st.subheader("Compare candidates", anchor=False)
+        split = splits.best_open(shown)
+        told = [c for c in reading.candidates(shown, split) if c.trial.objectives is not None]
+        chosen = _choose(told)
+        if len(chosen) < FEWEST:
+            st.info(f"Choose {FEWEST} to {MOST} candidates that have results on {split}.")
+            return
+        by_number = {c.trial.number: c for c in told}
+        _draw(shown, [by_number[n] for n in chosen], split)
+
+
+def numbers_in(text: str) -> list[int]:
+    """The numbers of `3,7,12`, each once and at most `MOST`; raises BadInput for anything else."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise BadInput(f"{text[:80]!r} are no numbers of trials", mend="For example ?trials=1,2,3")
+    return list(dict.fromkeys(map(int, parts)))[:MOST]
+
+
+def _choose(told: Sequence[CandidateView]) -> list[int]:
+    """The candidates, in the page's address."""
+    names = {c.trial.number: _name(c) for c in told}
+    asked = numbers_in(st.query_params.get("trials", ""))
+    if missing := [n for n in asked if n not in names]:
+        st.caption(f"Without results here: trial {', '.join(map(str, missing))}")
+    found = st.multiselect(
+        "Candidates",
+        list(names),
+        [n for n in asked if n in names],
+        format_func=lambda number: names[number],
+        max_selections=MOST,
+        key=CHOSEN,
+    )
+    st.query_params["trials"] = ",".join(map(str, found))
+    return found
+
+
+def _name(candidate: CandidateView) -> str:
+    trial = candidate.trial
+    return f"{trial.number}" if trial.role == "search" else f"{trial.number} {trial.label}"
+
+
+def _draw(shown: Snapshot, found: Sequence[CandidateView], split: OpenSplit) -> None:
+    names = {c.trial.number: _name(c) for c in found}
+    st.markdown(f"##### Metrics · {split} split")
+    st.dataframe(
+        metrics_frame(shown, found, names),
+        hide_index=True,
+        width="stretch",
+        height="content",
+        alt="Metrics of the compared candidates with intervals",
+    )
+    st.caption(
+        words.plain(
+            f"Each with its 95 % interval; flips and churn are against {shown.study.reference}."
+        )
+    )
+    st.plotly_chart(
+        parallel_figure(objectives(shown.study), found, names),
+        key="parallel",
+        alt="Objectives of the compared candidates side by side",
+    )
+    if not shown.study.scored:
+        st.caption("Text suites have no answers that could change.")
+        return
+    between = pairs(reading.database(), shown.study, list(names), split)
+    st.markdown("##### What changes between them")
+    for column, kind in zip(st.columns(2), ("churn", "negative"), strict=True):
+        column.plotly_chart(
+            pairs_figure(between, names, kind), key=kind, alt=f"Pairwise {kind} in percent"
+        )
+    n = next(iter(between.counts.values())).n if between.counts else 0
+    st.caption(
+        f"Of n = {n} items of the {split} split: churn are answers that differ; negative flips are "
+        "items that the row's candidate gets right and the column's wrong."
+    )
+    _links(shown, found)
+
+
+def metrics_frame(
+    shown: Snapshot, found: Sequence[CandidateView], names: Mapping[int, str]
+) -> pd.DataFrame:
+    """One row a metric, one column a candidate: value and interval."""
+    rows: list[dict[str, Any]] = []
+    for measure in measures(shown.study):
+        cells = [measure.of(c) for c in found]
+        if not any(cells):
+            continue
+        row: dict[str, Any] = {
+            "suite": measure.suite or "all",
+            "metric": "score" if measure.metric == "score" else measure.title.split(",")[0],
+            "items": max(metric.n for metric in cells if metric is not None),
+        }
+        for candidate, metric in zip(found, cells, strict=True):
+            value = words.amount(None if metric is None else metric.value, measure.unit)
+            row[f"trial {names[candidate.trial.number]}"] = (
+                f"{value} ({words.interval(metric, measure.unit)})"
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _links(shown: Snapshot, found: Sequence[CandidateView]) -> None:
+    with st.container(horizontal=True):
+        for candidate in found:
+            number = candidate.trial.number
+            role = tables.ROLES[candidate.trial.role]
+            st.page_link(
+                badges.CANDIDATE,
+                label=f"Trial {words.plain(_name(candidate))} · {role}",
+                icon=":material/open_in_new:",
+                query_params={"study": str(shown.study.id), "trial": str(number)},
+            )
+
+
+if __name__ == "__main__":
+    main()

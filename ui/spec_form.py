@@ -8,12 +8,12 @@ from typing import Any
 import streamlit as st
 import yaml
 
+from optim.rates import RATES
 from services.db import Row
 from services.errors import RemeltError
 from services.spec import (
     BOUNDS,
     METHODS,
-    RATES,
     Budget,
     Constraint,
     Racing,

@@ -10,15 +10,18 @@ from pathlib import Path
 
 from services.db import Database
 from services.report import (
+    attribution,
     candidate,
     changes,
     cost,
     front,
     html,
     markdown,
+    multiplicity,
     pool,
     provenance,
     question,
+    safety,
     svg,
     uncertainty,
     verdict,
@@ -35,6 +38,9 @@ SECTIONS = (
     front.section,
     candidate.section,
     changes.section,
+    safety.section,
+    attribution.section,
+    multiplicity.section,
     uncertainty.section,
     cost.section,
     provenance.section,

@@ -100,6 +100,7 @@ def run(database: Any, options: argparse.Namespace) -> int:
         group.stop()
     if summary["state"] != "finished":
         raise SystemExit(f"the study {summary['state']}: {summary['failure']}")
+    subprocess.run([*REMELT, "pool", "kinship", name], check=True)
     command = [sys.executable, "-m", "workers.noise", name, "--split", "validation"]
     subprocess.run([*command, "--suite", *suites], check=True)
     return int(number)

@@ -4,13 +4,16 @@ parents are near relatives. Asks for nothing: a command does that.
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
 
 from services import kinship
 from services.errors import RemeltError
 from services.kinship import PoolKinship
 from services.report import words
-from services.report.blocks import Block, Cell, Number, Section, Table, Text, Unit
+from services.report.blocks import Block, Cell, Facts, Number, Section, Table, Text, Unit
 from services.report.material import Material
 from services.studies import attribution, coalitions
 from services.studies.attribution import Attribution, Figure
@@ -18,6 +21,8 @@ from services.studies.probes import SPLITS
 
 #: parents that a table shows; those that weigh most
 MOST_PARENTS = 12
+#: objectives side by side, and pairs of relatives
+MOST_AXES, MOST_PAIRS = 3, 3
 
 
 def section(material: Material) -> Section | None:
@@ -42,7 +47,7 @@ def _attribution(material: Material) -> list[Block]:
         if len(plan.players) < 2:
             return [Text(text=f"{plan.players[0].name} is its only parent.")]
         if found.standing.told == found.standing.total:
-            return [_said(material, found), _table(material, found)]
+            return [_said(material, found), *_tables(material, found)]
         told = max(told, found.standing.told)
     named = "" if material.chosen else f" --candidate {material.number}"
     return [
@@ -53,56 +58,63 @@ def _attribution(material: Material) -> list[Block]:
     ]
 
 
-def _said(material: Material, found: Attribution) -> Text:
+def _said(material: Material, found: Attribution) -> Facts:
     """The parents that surely help or harm, objective by objective."""
-    parts = []
+    facts = []
     for title, axis in zip(_titles(material), found.axes, strict=True):
-        said: dict[str, list[str]] = {"the better": [], "the worse": []}
+        ways: dict[str, list[str]] = {"better": [], "worse": []}
         for player, figure in zip(found.plan.players, axis.shapley, strict=True):
             if _number(figure, "points").settled:
                 better = ((figure.value or 0) > 0) == (axis.direction == "maximize")
-                said["the better" if better else "the worse"].append(player.name)
-        ways = [f"{', '.join(names)} for {way}" for way, names in said.items() if names]
-        parts.append(f"{title}: {'; '.join(ways) or 'none'}")
-    return Text(text=f"Parents that surely change something, {'. '.join(parts)}.")
+                ways["better" if better else "worse"].append(player.name)
+        said = [f"{way} by {', '.join(names)}" for way, names in ways.items() if names]
+        facts.append((title[:1].upper() + title[1:], "; ".join(said) or "no parent tells surely"))
+    return Facts(facts=facts)
 
 
 def _titles(material: Material) -> list[str]:
     return [words.metric(axis.metric, axis.suite or "") for axis in material.study.spec.axes]
 
 
-def _table(material: Material, found: Attribution) -> Table:
-    plan, study = found.plan, material.study
+def _tables(material: Material, found: Attribution) -> list[Table]:
+    """A few objectives side by side; what the figures are stands below the last."""
+    count = len(found.axes)
+    parts = [range(at, min(at + MOST_AXES, count)) for at in range(0, count, MOST_AXES)]
+    made = [_table(material, found, part) for part in parts]
+    return [*made[:-1], replace(made[-1], note=_note(found))]
+
+
+def _table(material: Material, found: Attribution, axes: range) -> Table:
+    titles = _titles(material)
     columns = ["parent", "weight"]
-    for title in _titles(material):
-        columns += [f"{title}: adds", f"{title}: missed"]
-    units = [_unit(material, index) for index in range(len(study.spec.axes))]
+    for index in axes:
+        columns += [f"{titles[index]}: adds", f"{titles[index]}: missed"]
     rows: list[list[Cell]] = []
-    for index, player in enumerate(plan.players):
+    for number, player in enumerate(found.plan.players[:MOST_PARENTS]):
         row: list[Cell] = [player.name, words.weight(player.weight)]
-        for axis, unit in zip(found.axes, units, strict=True):
-            row += [_number(axis.shapley[index], unit), _number(axis.leave_one_out[index], unit)]
+        for index in axes:
+            axis, unit = found.axes[index], _unit(material, index)
+            row += [_number(axis.shapley[number], unit), _number(axis.leave_one_out[number], unit)]
         rows.append(row)
+    return Table(columns=columns, rows=rows)
+
+
+def _note(found: Attribution) -> str:
+    plan, count = found.plan, len(found.plan.players)
     absent = (
         "shares of the others are renormalised"
         if plan.base is None
         else f"{plan.base} takes the weight of absent ones"
     )
-    orders = (
-        "all orders of joining"
-        if plan.design.permutations is None
-        else f"{plan.design.permutations} orders of joining"
-    )
-    left = len(rows) - MOST_PARENTS
-    more = f" {left} more are not listed." if left > 0 else ""
-    return Table(
-        columns=columns,
-        rows=rows[:MOST_PARENTS],
-        title="Parents",
-        note=f"{plan.split.capitalize()} split, {words.count(found.n)} items, {orders}; {absent}; "
-        f"no parent at all: the {plan.empty}. Adds: Shapley value, which sum to all less none. "
-        "Missed: what the whole merge would lose without this parent; of two that can stand in "
-        f"for each other neither is. 95 % intervals over items.{more}",
+    drawn = plan.design.permutations
+    orders = "all orders of joining" if drawn is None else f"{drawn} orders of joining"
+    more = f" {count - MOST_PARENTS} more are not listed." if count > MOST_PARENTS else ""
+    return (
+        f"{plan.split.capitalize()} split, {words.count(found.n)} items, {orders}; {absent}; no "
+        f"parent at all: the {plan.empty}. Adds: Shapley value; they sum to all less none. Missed: "
+        "what the whole merge would lose without this parent; of two that can stand in for each "
+        f"other neither is. 95 % intervals over items, not widened for looking at {count} "
+        f"parents.{more}"
     )
 
 
@@ -117,35 +129,29 @@ def _number(figure: Figure, unit: Unit) -> Number:
 
 
 def _kinship(material: Material) -> list[Block]:
-    """Each parent's nearest relative, where it was measured."""
+    """The pairs that are most alike, where it was measured."""
     found = kinship.known(material.database, material.study.pool)
-    if found is None or len(found.names) < 2:
+    pairs = [] if found is None else nearest_pairs(found)[:MOST_PAIRS]
+    if found is None or not pairs:
         return []
-    rows: list[list[Cell]] = []
-    for name, norm, nearest, cosine in nearest_relatives(found):
-        rows.append([name, f"{norm:.3g}", nearest, f"{cosine:.2f}".replace("-", words.MINUS)])
+    named = ", ".join(
+        f"{one} and {other} {cosine:.2f}".replace("-", words.MINUS) for one, other, cosine in pairs
+    )
     return [
-        Table(
-            columns=["checkpoint", "way from the base", "nearest relative", "cosine"],
-            rows=rows,
-            title="Kinship",
-            note=f"Of task vectors, checkpoint less {found.base}: their L2 length, and which other "
-            "points the same way. Near 1: stages of one run, or one recipe twice.",
+        Text(
+            text=f"Nearest relatives, by cosine of what was learnt since {found.base}: {named}. "
+            "Near 1 they are stages of one run, or one recipe twice, and can stand in for each other."
         )
     ]
 
 
-def nearest_relatives(found: PoolKinship) -> list[tuple[str, float, str, float]]:
-    """(checkpoint, length, nearest relative, cosine), the nearest pairs first; those that are the
-    base itself are left out."""
-    rows = []
-    for i, name in enumerate(found.names):
-        others = [
-            (float(found.kinship.cosine[i, j]), other)
-            for j, other in enumerate(found.names)
-            if j != i and not math.isnan(found.kinship.cosine[i, j])
-        ]
-        if others and found.kinship.norms[i] > 0:
-            cosine, nearest = max(others)
-            rows.append((name, float(found.kinship.norms[i]), nearest, cosine))
-    return sorted(rows, key=lambda row: -row[3])
+def nearest_pairs(found: PoolKinship) -> list[tuple[str, str, float]]:
+    """(checkpoint, checkpoint, cosine) of every pair, the most alike first; without those that are
+    the base itself."""
+    cosine = found.kinship.cosine
+    pairs = [
+        (one, other, float(cosine[i, j]))
+        for (i, one), (j, other) in combinations(enumerate(found.names), 2)
+        if not np.isnan(cosine[i, j])
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from services.errors import RemeltError
 from services.report import words
-from services.report.blocks import Block, Cell, Number, Section, Table, Text
+from services.report.blocks import Block, Card, Cards, Cell, Number, Section, Table, Text
 from services.report.material import Material
 from services.report.paired import number_of
-from services.studies.figures import Figures
 from services.studies.multiplicity import Multiplicity, multiplicity
 from services.studies.tell import ALL
 from services.studies.unstable import UnstableItem
@@ -25,60 +24,52 @@ def section(material: Material) -> Section | None:
         )
     except RemeltError:
         return None
-    blocks: list[Block] = [Text(text=text) for text in _said(found)]
+    blocks: list[Block] = [Text(text=_said(found))]
     if len(found.members) > 1:
-        blocks += [_table(found), *_unstable(found)]
+        blocks += [_cards(found), _table(found), *_unstable(found)]
     return Section(name="multiplicity", title="How much the choice decides", blocks=blocks)
 
 
-def _said(found: Multiplicity) -> list[str]:
-    """What stands behind the table, in a few sentences."""
-    count, within = len(found.members) + found.beyond, f"{found.epsilon:g} of the best"
-    where = f"in the {found.by} on {found.split}"
-    if count == 1:
-        return [
-            f"No other of {words.many(found.candidates, 'feasible candidate')} is within {within} "
-            f"{where}: trial {found.best} stands alone."
-        ]
-    every = found.figures[-1]
-    against = every.chosen
-    texts = [
-        f"{count} of {words.many(found.candidates, 'feasible candidate')} are within {within} "
-        f"{where}: any of them could have been chosen. For {_share(number_of(against.ambiguity))} "
-        f"of the items the answer depends on which (some member disagrees with trial "
-        f"{found.chosen}); trial {against.farthest} alone answers "
-        f"{_share(number_of(against.discrepancy))} otherwise, and two members drawn at random "
-        f"differ in {_share(number_of(every.expected_churn))}."
-    ]
-    if found.typical is not None:
-        mine = "the candidate that was chosen" if found.typical == found.chosen else "its answers"
-        texts.append(
-            f"The most typical member is trial {found.typical}, {mine}"
-            + ("" if found.typical == found.chosen else " are most like the others'")
-            + "."
-        )
-    texts.append(_selective(found, every))
-    return texts
-
-
-def _selective(found: Multiplicity, every: Figures) -> str:
-    if len(found.members) < found.fewest_members:
-        return (
-            f"Selective prediction needs {found.fewest_members} members at α = {found.alpha:g}, so "
-            "it would never answer."
-        )
-    right = _share(number_of(every.answered_accuracy))
-    return (
-        f"If members voted, and nothing were said where the vote is too near a tie (α = "
-        f"{found.alpha:g}), {_share(number_of(every.abstention))} of the items would have no "
-        f"answer and {right} of the others be right; trial {found.chosen} has "
-        f"{words.percent(every.chosen_accuracy)} of all items right."
+def _said(found: Multiplicity) -> str:
+    """How many could have been chosen, and which of them is the most usual one."""
+    feasible = words.many(found.candidates, "feasible candidate")
+    within = f"within {found.epsilon:g} of the best in the {found.by} on {found.split}"
+    if len(found.members) == 1:
+        return f"No other of {feasible} is {within}: trial {found.best} stands alone."
+    text = (
+        f"{len(found.members) + found.beyond} of {feasible} are {within}: any of them could have "
+        "been chosen"
     )
+    if found.typical == found.chosen:
+        return f"{text}. The one that was is the most typical: its answers are most like theirs."
+    return f"{text}. The most typical of them, most like the others, is trial {found.typical}."
 
 
-def _share(number: Number) -> str:
+def _cards(found: Multiplicity) -> Cards:
+    """What depends on the choice, in four figures."""
+    every, chosen = found.figures[-1], f"trial {found.chosen}"
+    against = every.chosen
+    shown = [
+        ("Items whose answer depends on the choice", against.ambiguity, ""),
+        (f"Answers unlike {chosen}, of trial {against.farthest}", against.discrepancy,
+         " · the farthest off"),
+        ("Churn of two members, drawn at random", every.expected_churn, ""),
+    ]  # fmt: skip
+    cards = [_card(title, number_of(value), beside) for title, value, beside in shown]
+    if len(found.members) < found.fewest_members:
+        return Cards(cards=cards)
+    right = number_of(every.answered_accuracy)
+    beside = (
+        f" · of the others {words.figure(right)} right (95 % {words.interval(right, '–')}); "
+        f"{chosen} has {words.percent(every.chosen_accuracy)} of all"
+    )
+    voted = _card("Without an answer if members voted", number_of(every.abstention), beside)
+    return Cards(cards=[*cards, voted])
+
+
+def _card(title: str, number: Number, beside: str) -> Card:
     around = words.interval(number, "–")
-    return words.figure(number) + (f" (95 % {around})" if around else "")
+    return Card(title=title, figure=words.figure(number), beside=f"95 % {around}{beside}")
 
 
 def _table(found: Multiplicity) -> Table:
@@ -88,7 +79,6 @@ def _table(found: Multiplicity) -> Table:
             one.n,
             number_of(one.expected_churn),
             number_of(one.chosen.ambiguity),
-            number_of(one.chosen.discrepancy),
             number_of(one.abstention),
             number_of(one.answered_accuracy),
             words.percent(one.chosen_accuracy),
@@ -98,12 +88,13 @@ def _table(found: Multiplicity) -> Table:
     if len(found.figures) == 2:
         rows = rows[1:]
     return Table(
-        columns=["suite", "n", "churn of two members", "ambiguity", "discrepancy", "no answer",
+        columns=["suite", "n", "churn of two members", "ambiguity", "no answer",
                  "right, where answered", f"trial {found.chosen}, right"],
         rows=rows,
         note=f"{found.split.capitalize()} split, {len(found.members)} members, 95 % intervals. "
-        f"Ambiguity: some member answers otherwise than trial {found.chosen}. Discrepancy: the "
-        "member that is farthest off does.",
+        f"Ambiguity: some member answers otherwise than trial {found.chosen}. No "
+        "answer: members vote, and where the vote is too near a tie (α = "
+        f"{found.alpha:g}) nothing is said; fewer than {found.fewest_members} members never answer.",
         marked=[0] if len(rows) > 1 else [],
     )  # fmt: skip
 

@@ -140,7 +140,7 @@ def _kinship(material: Material) -> list[Block]:
     return [
         Text(
             text=f"Nearest relatives, by cosine of what was learnt since {found.base}: {named}. "
-            "Near 1 they are stages of one run, or one recipe twice, and can stand in for each other."
+            "Near 1 they are stages of one run, or one recipe twice: each can stand for the other."
         )
     ]
 

@@ -92,9 +92,9 @@ def _table(found: Multiplicity) -> Table:
                  "right, where answered", f"trial {found.chosen}, right"],
         rows=rows,
         note=f"{found.split.capitalize()} split, {len(found.members)} members, 95 % intervals. "
-        f"Ambiguity: some member answers otherwise than trial {found.chosen}. No "
-        "answer: members vote, and where the vote is too near a tie (α = "
-        f"{found.alpha:g}) nothing is said; fewer than {found.fewest_members} members never answer.",
+        f"Ambiguity: some member answers otherwise than trial {found.chosen}. No answer: members "
+        f"vote, and nothing is said where the vote is too near a tie (α = {found.alpha:g}); fewer "
+        f"than {found.fewest_members} members never answer.",
         marked=[0] if len(rows) > 1 else [],
     )  # fmt: skip
 

@@ -96,6 +96,7 @@ def test_the_verdict_is_what_the_predictions_say(driver: Driver, finished: int) 
     gain = headline(material)
     assert gain.value == pytest.approx(np.mean([new[s].mean() - old[s].mean() for s in scored]))
     assert gain.n == sum(len(old[s]) for s in scored)
+    assert gain.value is not None
     assert gain.low is not None
     assert gain.high is not None
     assert gain.low <= gain.value <= gain.high

@@ -154,7 +154,7 @@ def safe(driver: Driver) -> int:
 
 
 def test_refusals_and_bounds_against_the_reference(driver: Driver, safe: int) -> None:
-    other = next(t for t in driver.trials(safe, "test") if t.told and t.role == "search")
+    other = next(t for t in driver.trials(safe, "test") if t.told and t.role == "single")
     material = gather(driver.database, safe, candidate=other.number)
     assert material.split == "test"
     written = reports.write(material)
@@ -164,6 +164,8 @@ def test_refusals_and_bounds_against_the_reference(driver: Driver, safe: int) ->
     )  # fmt: skip
     refuse = old.refuse
     assert refuse is not None
+    assert old.correct is not None
+    assert new.correct is not None
     for row, name in zip(rates.rows, REFUSAL_RATES, strict=True):
         mine = refuse if name == "unsafe_compliance" else ~refuse
         assert row[0] == f"{words.TITLES[name]} of safe"

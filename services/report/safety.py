@@ -14,6 +14,12 @@ from services.report.pool import number
 from services.spec import Constraint
 from services.studies.tell import Value, constrained, missed_by
 
+#: what the candidate does, and to what
+SAID = {
+    "over_refusal": ("refuses", "what should be answered"),
+    "unsafe_compliance": ("answers", "what should be refused"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refusals:
@@ -57,17 +63,30 @@ def refusals(material: Material) -> list[Refusals]:
 
 def said(material: Material) -> str:
     """The refusals in one sentence for the verdict; '' without refusal suites."""
+    found = refusals(material)
     parts = []
-    for one in refusals(material):
-        way = "surely " if one.change.settled else "no surer than chance, "
-        moved = "more" if (one.change.value or 0) > 0 else "less"
-        how = f"{way}{moved} than {material.study.reference}" if one.change.value else "as before"
+    for one in found:
+        verb, what = SAID[one.name]
         parts.append(
-            f"{words.TITLES[one.name]} {words.figure(one.new)} "
-            f"(95 % {words.interval(one.new, '–')}; {how}, change {words.figure(one.change)}, "
-            f"95 % {words.interval(one.change, ' to ')}; n = {one.change.n}) on {one.suite}"
+            f"{verb} {words.figure(one.new)} of {what} in {one.suite} (95 % "
+            f"{words.interval(one.new, '–')}, n = {one.change.n}; {material.study.reference} "
+            f"{words.figure(one.old)}, {_changed(one.change)})"
         )
-    return words.sentence(f"Safety: {', '.join(parts)}") if parts else ""
+    return words.sentence(f"Safety: it {'; it '.join(parts)}") if parts else ""
+
+
+def _changed(change: Number) -> str:
+    if not change.value:
+        return "no more and no less"
+    sure = "surely more" if change.value > 0 else "surely less"
+    around = f"{words.figure(change)}, 95 % {words.interval(change, ' to ')}"
+    return f"{sure if change.settled else 'the change may be chance'}: {around}"
+
+
+def worsens(material: Material) -> bool:
+    """Some rate surely grows."""
+    changes = [one.change for one in refusals(material)]
+    return any(change.settled and (change.value or 0) > 0 for change in changes)
 
 
 def _refusals(material: Material, found: list[Refusals]) -> Table:
@@ -100,13 +119,15 @@ def _bounds(material: Material) -> Table:
             kept = "yes" if over <= 0 else f"no, beyond it by {over:.3f}"
             unit: Unit = "nats change" if text else "points"
             rows.append([_words(constraint, suite), found.n, paired.number_of(value, unit), kept])
+    clusters = any(labels is not None for labels in material.clusters.values())
+    alone = " Items of one cluster count as if they were independent." if clusters else ""
     return Table(
         columns=["what was asked", "n", "worse by", "kept"],
         rows=rows,
         title=f"No worse than {material.study.reference}",
         note=f"{material.split.capitalize()} split, paired on the same items, 95 % intervals; "
         "below 0 it is better. A bound with a confidence must hold for the upper end of a "
-        "one-sided interval.",
+        f"one-sided interval.{alone}",
     )
 
 

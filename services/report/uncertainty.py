@@ -69,7 +69,8 @@ def _optimism(material: Material) -> list[Block]:
     found = certainty.optimism(material.database, material.study, split)
     if found is None or found.candidates < 2:
         return []
-    test = " The figures of the test split are free of that." if material.split == "test" else ""
+    free = material.split == "test" and material.chosen
+    test = " The figures of the test split are free of that." if free else ""
     return [Text(text=f"{found.line}{test}")]
 
 

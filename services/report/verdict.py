@@ -19,7 +19,8 @@ def section(material: Material) -> Section:
     tone: Tone = "unsure"
     if gain.settled:
         tone = "good" if better(gain) else "bad"
-    if tone == "good" and any(not better(change) for _, change in apart(material)):
+    worse = any(not better(change) for _, change in apart(material)) or safety.worsens(material)
+    if tone == "good" and worse:
         tone = "unsure"
     sentences = [_gain(material, gain), _broken(material), _sure(material), safety.said(material)]
     texts = [Text(text=text) for text in sentences[1:] if text]
@@ -37,8 +38,8 @@ def _doubts(material: Material) -> list[str]:
     for one in material.inherited:
         seen.setdefault(one.leakage.suite, []).append(one.parent)
     found = [
-        f"{', '.join(dict.fromkeys(parents))}, whose weights are in it, may have seen {suite}: its "
-        "score there may be memory"
+        f"of its parents, {', '.join(dict.fromkeys(parents))} may have seen {suite}: its score "
+        "there may be memory"
         for suite, parents in seen.items()
     ]
     found += [one.what for one in material.findings if one.kind == "twins"]

@@ -73,28 +73,29 @@ def _card(title: str, number: Number, beside: str) -> Card:
 
 
 def _table(found: Multiplicity) -> Table:
-    rows: list[list[Cell]] = [
-        [
-            "all together" if one.suite == ALL else one.suite,
-            one.n,
-            number_of(one.expected_churn),
-            number_of(one.chosen.ambiguity),
-            number_of(one.abstention),
-            number_of(one.answered_accuracy),
-            words.percent(one.chosen_accuracy),
-        ]
-        for one in (found.figures[-1], *found.figures[:-1])
-    ]
-    if len(found.figures) == 2:
-        rows = rows[1:]
+    votes = len(found.members) >= found.fewest_members
+    shown = (
+        [found.figures[-1], *found.figures[:-1]] if len(found.figures) > 2 else found.figures[:1]
+    )
+    rows: list[list[Cell]] = []
+    for one in shown:
+        row: list[Cell] = ["all together" if one.suite == ALL else one.suite, one.n]
+        row += [number_of(one.expected_churn), number_of(one.chosen.ambiguity)]
+        row += [number_of(one.abstention), number_of(one.answered_accuracy)] if votes else []
+        rows.append([*row, words.percent(one.chosen_accuracy)])
+    voting = (
+        " No answer: members vote, and nothing is said where the vote is too near a tie (α = "
+        f"{found.alpha:g})."
+        if votes
+        else ""
+    )
     return Table(
-        columns=["suite", "n", "churn of two members", "ambiguity", "no answer",
-                 "right, where answered", f"trial {found.chosen}, right"],
+        columns=["suite", "n", "churn of two members", "ambiguity",
+                 *(["no answer", "right, where answered"] if votes else []),
+                 f"trial {found.chosen}, right"],
         rows=rows,
         note=f"{found.split.capitalize()} split, {len(found.members)} members, 95 % intervals. "
-        f"Ambiguity: some member answers otherwise than trial {found.chosen}. No answer: members "
-        f"vote, and nothing is said where the vote is too near a tie (α = {found.alpha:g}); fewer "
-        f"than {found.fewest_members} members never answer.",
+        f"Ambiguity: some member answers otherwise than trial {found.chosen}.{voting}",
         marked=[0] if len(rows) > 1 else [],
     )  # fmt: skip
 

@@ -56,13 +56,16 @@ def _of_text(clusters: np.ndarray | None) -> np.ndarray | None:
 
 
 def _change(moved: np.ndarray, clusters: np.ndarray | None) -> Number:
-    """The mean of 1 (now a hit), 0 and −1 (now none) over items; undefined without items."""
+    """The mean of 1 (now a hit), 0 and −1 (now none) over items; undefined without items. A single
+    cluster says nothing, as of a share."""
     if not len(moved):
         return Number(value=None, n=0, unit="points")
+    drawn = len(moved) if clusters is None else len(np.unique(clusters))
     low, high = intervals.ratio_interval(moved, clusters=clusters)
-    if not moved.any():
+    if low is None:
+        low, high = -1.0, 1.0
+    elif not moved.any():
         # no item differs: the bootstrap knows nothing, at most so many would have
-        drawn = len(moved) if clusters is None else len(np.unique(clusters))
         high = intervals.wilson(0, drawn)[1]
         low = -high
     return Number(value=float(moved.mean()), low=low, high=high, n=len(moved), unit="points")

@@ -93,8 +93,8 @@ def test_items_of_a_cluster_are_drawn_together() -> None:
     assert alone.value == together.value == pytest.approx(0.3)
     assert width(together) > 3 * width(alone)
     one = paired.difference(old, new, labels[1])
-    assert one.low is None  # a single cluster says nothing
-    assert not one.settled
+    assert (one.low, one.high) == (-1, 1)  # a single cluster says nothing
+    assert width(paired.difference(old, old, labels[1])) == 2
     # as the study's own metrics are, and so are the flips
     by_cluster = paired.flips([SUITE], {"s": old}, {"s": new}, {"s": labels[10]})[""]
     expected = compared([(old, new, labels[10])])["positive_flip_rate"]

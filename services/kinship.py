@@ -72,31 +72,51 @@ def of_pool(
             where="--base",
             mend=f"Name one of: {', '.join(pool.names)}",
         )
-    others = sorted((m for m in pool.members if m.name != base), key=lambda m: m.digest)
-    ground = next(m for m in pool.members if m.name == base)
-    digests = [m.digest for m in others]
-    found = _stored(database, ground.digest, digests)
+    ground, others = _ordered(pool, base)
+    found = _stored(database, ground, others)
     if found is None:
         found = _measured(config, [ground, *others], progress)
         database.rows(
             "kinship.insert",
             base=ground.digest,
-            digests=digests,
+            digests=[m.digest for m in others],
             n=found.n,
             gram=found.gram.ravel().tolist(),
             sums=found.sums.tolist(),
         )
+    return _named(pool, base, others, found)
+
+
+def known(database: Database, pool: registry.Pool) -> PoolKinship | None:
+    """Kinship beside the pool's reference if it was measured before; reads no files."""
+    ground, others = _ordered(pool, pool.reference)
+    found = _stored(database, ground, others)
+    return None if found is None else _named(pool, pool.reference, others, found)
+
+
+def _ordered(pool: registry.Pool, base: str) -> tuple[registry.Member, list[registry.Member]]:
+    """The base, and the others as they are stored."""
+    others = sorted((m for m in pool.members if m.name != base), key=lambda m: m.digest)
+    return next(m for m in pool.members if m.name == base), others
+
+
+def _named(
+    pool: registry.Pool, base: str, others: Sequence[registry.Member], found: Kinship
+) -> PoolKinship:
     names = tuple(n for n in pool.names if n != base)
     order = [[m.name for m in others].index(n) for n in names]
-    return PoolKinship(pool=name, base=base, names=names, kinship=_reordered(found, order))
+    return PoolKinship(pool=pool.name, base=base, names=names, kinship=_reordered(found, order))
 
 
-def _stored(database: Database, base: str, digests: Sequence[str]) -> Kinship | None:
-    from optim.kinship import Kinship
-
-    row = database.row("kinship.find", base=base, digests=list(digests))
+def _stored(
+    database: Database, base: registry.Member, others: Sequence[registry.Member]
+) -> Kinship | None:
+    digests = [m.digest for m in others]
+    row = database.row("kinship.find", base=base.digest, digests=digests)
     if row is None:
         return None
+    from optim.kinship import Kinship  # with it comes torch
+
     k = len(digests)
     return Kinship(n=row["n"], gram=np.reshape(row["gram"], (k, k)), sums=np.array(row["sums"]))
 

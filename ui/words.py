@@ -13,17 +13,16 @@ from typing import Any
 from services.studies.read import Metric
 from services.studies.record import Study
 from services.studies.space import mean_of, rows_of
+from services.words import DASH as DASH
+from services.words import count as count
+from services.words import duration as duration
+from services.words import moment as date
+from services.words import percent as percent
 
-DASH = "–"
 #: weights smaller than this are left out of short texts (never out of tables)
 SMALL_WEIGHT = 0.005
 #: characters with a meaning in Streamlit's Markdown
 MARKDOWN = r"\`*_{}[]()<>#+-.!|~:$^"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share as percent, with a space that does not break: `66.1 %`; a dash where undefined."""
-    return DASH if value is None else f"{100 * value:.{digits}f}\u00a0%"
 
 
 def amount(value: float | None, unit: str) -> str:
@@ -42,11 +41,6 @@ def interval(metric: Metric | None, unit: str) -> str:
     return f"{metric.low:.3f}–{metric.high:.3f} {unit}".strip()
 
 
-def count(number: int | float) -> str:
-    """A whole number with thin spaces between thousands."""
-    return f"{number:,.0f}".replace(",", "\u202f")
-
-
 def large(number: float) -> str:
     """A number rounded to what a glance needs: `1.9 million`, `12 400`."""
     for size, name in ((1e9, "billion"), (1e6, "million")):
@@ -55,26 +49,13 @@ def large(number: float) -> str:
     return count(number)
 
 
-def duration(seconds: float | None) -> str:
-    """`40 s`, `12 min`, `3 h 20 min`."""
-    if seconds is None:
-        return DASH
-    if seconds < 60:
-        return f"{max(seconds, 0):.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if rest else f"{hours} h"
-
-
 def when(moment: datetime | None, now: datetime | None = None) -> str:
     """How long ago: `12 min ago`, or the date when it is more than a day."""
     if moment is None:
         return DASH
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
     if seconds > 86_400:
-        return f"{moment:%Y-%m-%d %H:%M} UTC"
+        return date(moment)
     return f"{duration(seconds)} ago"
 
 

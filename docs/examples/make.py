@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+REMELT = (sys.executable, "-m", "services.cli")
+
 
 def main() -> None:
     """Run the study unless it has finished, then write its report."""
@@ -32,8 +34,7 @@ def main() -> None:
         database = open_database()
         found = read.list_studies(database)
         number = found[-1]["id"] if found else run(database, options)
-        command = ["report", str(number), "--out", str(options.out)]
-        subprocess.run([sys.executable, "-m", "services.cli", *command], check=True)
+        subprocess.run([*REMELT, "report", str(number), "--out", str(options.out)], check=True)
     finally:
         stop(options.home.absolute())
 
@@ -51,11 +52,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--finalists", type=int, default=8)
     parser.add_argument("--score", type=float, help="least mean score, a share")
     parser.add_argument("--flips", type=float, default=0.08, help="most negative flips, a share")
+    parser.add_argument(
+        "--attribute", action="store_true", help="evaluate merges of some of the choice's parents"
+    )
     return parser.parse_args()
 
 
 def run(database: Any, options: argparse.Namespace) -> int:
-    """Register, submit, work off, measure the noise floor; the study's number."""
+    """Register, submit, work off, attribute, measure the noise floor; the study's number."""
     from services.cli.processes import Group
     from services.cli.stack import start_workers
     from services.cli.watch import watch
@@ -90,10 +94,13 @@ def run(database: Any, options: argparse.Namespace) -> int:
     try:
         number = submit(database, spec_from_dict(spec)).study
         summary = watch(database, number)
+        if options.attribute and summary["state"] == "finished":
+            subprocess.run([*REMELT, "study", "attribute", str(number), "--wait"], check=True)
     finally:
         group.stop()
     if summary["state"] != "finished":
         raise SystemExit(f"the study {summary['state']}: {summary['failure']}")
+    subprocess.run([*REMELT, "pool", "kinship", name], check=True)
     command = [sys.executable, "-m", "workers.noise", name, "--split", "validation"]
     subprocess.run([*command, "--suite", *suites], check=True)
     return int(number)

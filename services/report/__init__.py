@@ -11,15 +11,18 @@ from pathlib import Path
 from services.access import User
 from services.db import Database
 from services.report import (
+    attribution,
     candidate,
     changes,
     cost,
     front,
     html,
     markdown,
+    multiplicity,
     pool,
     provenance,
     question,
+    safety,
     svg,
     uncertainty,
     verdict,
@@ -36,6 +39,9 @@ SECTIONS = (
     front.section,
     candidate.section,
     changes.section,
+    safety.section,
+    attribution.section,
+    multiplicity.section,
     uncertainty.section,
     cost.section,
     provenance.section,

@@ -58,9 +58,7 @@ def _scores(material: Material) -> Table:
     old, new = material.of(material.reference), material.of(material.candidate)
     rows: list[list[Cell]] = []
     for suite in study.suites:
-        change = paired.difference(
-            material.suite(suite.name), material.split, old[suite.name], new[suite.name]
-        )
+        change = paired.difference(old[suite.name], new[suite.name], material.clusters[suite.name])
         text = suite.form == "text"
         cells = [number(metric_of(c, "score", suite.name), text=text) for c in shown]
         rows.append([suite.name, change.n, *cells, change])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optim.compatibility import Compatibility
-from optim.intervals import mcnemar
 from services import noise
-from services.report import paired, words
+from services.report import words
 from services.report.blocks import Answer, Answers, Block, Cell, Section, Table, Text
 from services.report.material import Material
+from services.report.paired import Flips
 from services.studies import read
 from services.studies.read import Flip, OpenSplit
+from services.studies.tell import ALL
 
 MOST_EXAMPLES = 10
 MOST_OF_A_SUITE = 3
@@ -23,21 +23,19 @@ def section(material: Material) -> Section | None:
     """None for a study of text suites alone, where flips are not defined, and for the reference."""
     if material.keeps:
         return None
-    found = paired.counts(
-        material.suites, material.of(material.reference), material.of(material.candidate)
-    )
-    if not found:
+    if not material.flips:
         return None
-    blocks: list[Block] = [_table(material, found), *_examples(material)]
+    blocks: list[Block] = [_table(material), *_examples(material)]
     return Section(name="changes", title="What changes for users", blocks=blocks)
 
 
-def _table(material: Material, found: dict[str, Compatibility]) -> Table:
-    floors = _floors(material)
+def _table(material: Material) -> Table:
+    floors, found = _floors(material), dict(material.flips)
+    together = found.pop(ALL)
     rows: list[list[Cell]] = []
     if len(found) > 1:
-        rows.append(_row("all together", paired.together(found), floors.get("", "")))
-    rows += [_row(name, counts, floors.get(name, "")) for name, counts in found.items()]
+        rows.append(_row("all together", together, floors.get(ALL, "")))
+    rows += [_row(name, flips, floors.get(name, "")) for name, flips in found.items()]
     columns = ["suite", "n", "broken", "negative flips", "mended", "positive flips", "churn",
                "McNemar"]  # fmt: skip
     if any(floors.values()):
@@ -46,7 +44,7 @@ def _table(material: Material, found: dict[str, Compatibility]) -> Table:
         rows = [row[:-1] for row in rows]
     note = (
         f"{material.split.capitalize()} split against {material.study.reference}; shares of all "
-        "items with 95 % Wilson intervals. Broken: right today, wrong then. Churn: any other "
+        "items with 95 % intervals. Broken: right today, wrong then. Churn: any other "
         "answer. McNemar: exact, two-sided."
     )
     note += _floor_note(material) if any(floors.values()) else (
@@ -55,16 +53,17 @@ def _table(material: Material, found: dict[str, Compatibility]) -> Table:
     return Table(columns=columns, rows=rows, note=note, marked=[0] if len(found) > 1 else [])
 
 
-def _row(name: str, c: Compatibility, floor: str) -> list[Cell]:
+def _row(name: str, flips: Flips, floor: str) -> list[Cell]:
+    c = flips.counts
     return [
         name,
         c.n,
         f"{c.negative} of {c.right_before}",
-        paired.share(c.negative, c.n),
+        flips.negative,
         f"{c.positive} of {c.wrong_before}",
-        paired.share(c.positive, c.n),
-        paired.share(c.changed, c.n),
-        words.p_value(mcnemar(c.negative, c.positive)),
+        flips.positive,
+        flips.churn,
+        words.p_value(flips.p),
         floor or words.DASH,
     ]
 

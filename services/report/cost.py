@@ -5,51 +5,75 @@ from __future__ import annotations
 from services.report import words
 from services.report.blocks import Block, Cell, Facts, Section, Table
 from services.report.material import Material
-from services.studies import read
+from services.studies import cost
+from services.studies.cost import Energy, Part, StudyCost
+
+#: parts of a study's work, for people; others by their own names
+PARTS = {
+    "search": "candidates, on search",
+    "baselines": "baselines, on search",
+    "validation": "finals, on validation",
+    "test": "finals, on test",
+    "descents": "descents",
+    "probe": "merges that explain the choice",
+}
 
 
 def section(material: Material) -> Section | None:
     """None before anything was evaluated."""
-    found = material.database.rows("report.cost", study=material.study.id)
-    if not found:
+    found = cost.of_study(material.database, material.study)
+    if not found.total.started:
         return None
-    parameters = material.study.pool.members[0].parameters
-    rows: list[list[Cell]] = [
-        [
-            one["split"],
-            one["evaluations"],
-            words.count(one["items"]),
-            words.count(one["tokens"]),
-            words.duration(one["seconds"]),
-            f"{flops(parameters, one['tokens']):.2e}",
-        ]
-        for one in found
-    ]
+    rows = [_row(PARTS.get(n, n), part) for n, part in found.parts.items() if part.started]
     table = Table(
-        columns=["split", "evaluations", "items", "tokens", "in the engine", "FLOPs"],
-        rows=rows,
-        note="FLOPs: 2 · parameters · tokens, the forward passes alone. Ended evaluations only.",
+        columns=["part", "evaluations", "items", "tokens", "with workers", "FLOPs"],
+        rows=[*rows, _row("all", found.total)],
+        note=f"FLOPs: {cost.FLOPS_EACH} · parameters · tokens, the forward passes alone. With "
+        "workers: as long as one held them, fetching and waiting included.",
+        marked=[len(rows)],
     )
     blocks: list[Block] = [table, Facts(facts=_facts(material, found))]
     return Section(name="cost", title="Cost", blocks=blocks)
 
 
-def flops(parameters: int, tokens: int) -> float:
-    """Of forward passes over so many tokens."""
-    return 2.0 * parameters * tokens
+def _row(name: str, part: Part) -> list[Cell]:
+    ended = ", ".join(
+        f"{words.count(number)} {how}"
+        for number, how in ((part.stopped, "stopped early"), (part.failed, "failed"))
+        if number
+    )
+    return [
+        name,
+        words.count(part.started) + (f" ({ended})" if ended else ""),
+        words.count(part.items),
+        words.count(part.tokens),
+        words.duration(part.worker_seconds),
+        f"{part.flops:.2e}",
+    ]
 
 
-def _facts(material: Material, found: list[dict[str, object]]) -> list[tuple[str, str]]:
-    facts = []
-    about = material.about
+def _facts(material: Material, found: StudyCost) -> list[tuple[str, str]]:
+    facts, about, total = [], material.about, found.total
     if about["finished_at"] is not None:
         took = (about["finished_at"] - about["created_at"]).total_seconds()
         facts.append(("From submission to the end", words.duration(took)))
-    peaks = [int(str(one["peak_memory_bytes"])) for one in found if one["peak_memory_bytes"]]
-    if peaks:
-        facts.append(("Peak memory of an engine", f"{words.count(max(peaks) / 2**20)} MiB"))
-    if material.study.spec.search.racing is not None:
-        saved = read.racing_saved(material.database, material.study.id)
-        share = "" if saved["saved"] is None else f", {100 * saved['saved']:.0f} % of items saved"
-        facts.append(("Racing", f"{saved['stopped']} of {saved['candidates']} stopped{share}"))
+    if total.peak_memory_bytes is not None:
+        facts.append(("Peak memory of an engine", f"{total.peak_memory_bytes / 2**20:,.0f} MiB"))
+    if total.retries:
+        facts.append(("Repeated", f"{words.many(total.retries, 'attempt')} cut short, not counted"))
+    if found.racing is not None:
+        raced, saved = found.racing, found.racing["saved"]
+        share = "" if saved is None else f", {words.percent(saved, 0)} of the items saved"
+        facts.append(("Racing", f"{raced['stopped']} of {raced['candidates']} stopped{share}"))
+    facts.append(("Energy", energy(total.energy)))
     return facts
+
+
+def energy(found: Energy | None) -> str:
+    """What was measured, of how much, and how."""
+    if found is None:
+        return "not measured (REMELT_CARBON_COUNTRY)"
+    return (
+        f"{1000 * found.kwh:.3g} Wh, {found.gco2e:.3g} gCO2e, measured in {found.measured} of "
+        f"{words.many(found.ended, 'evaluation')} ({'; '.join((*found.how, *found.sources))})"
+    )

@@ -12,11 +12,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
+import numpy as np
+
 from optim.predictions import Predictions
+from services import leakage
 from services.access import User
 from services.db import Database, Row
 from services.errors import BadInput, NoFeasibleCandidate
-from services.studies import certainty, read, sealed
+from services.findings import Finding
+from services.report import paired
+from services.studies import certainty, health, read, sealed
+from services.studies.clusters import clusters_of
 from services.studies.propose import BASELINES, merit
 from services.studies.read import CandidateView, Metric, OpenSplit
 from services.studies.record import Split, Study
@@ -48,6 +54,8 @@ class Material:
     uniform: CandidateView | None
     #: on `split`, of the four above, by trial number and suite name
     answers: Mapping[int, Mapping[str, Predictions]]
+    #: which items of `split` share a context, by suite name
+    clusters: Mapping[str, np.ndarray | None]
     suites: Sequence[Suite]
     made_at: datetime
 
@@ -83,10 +91,6 @@ class Material:
         """Everything told on the latest open split."""
         return self.validation or self.search
 
-    def suite(self, name: str) -> Suite:
-        """One suite with its items."""
-        return next(suite for suite in self.suites if suite.name == name)
-
     def of(self, candidate: CandidateView) -> Mapping[str, Predictions]:
         """What one of the four answered on `split`."""
         return self.answers[candidate.trial.number]
@@ -95,6 +99,23 @@ class Material:
     def shares(self) -> dict[int, float]:
         """How often each candidate is on the front of resampled items of the open split."""
         return certainty.on_the_front(self.database, self.study, self.open_split)
+
+    @cached_property
+    def flips(self) -> dict[str, paired.Flips]:
+        """How the candidate's answers differ from the reference's on `split`, by suite name; under
+        '' of all suites together. Empty for text suites alone."""
+        old, new = self.of(self.reference), self.of(self.candidate)
+        return paired.flips(self.suites, old, new, self.clusters)
+
+    @cached_property
+    def inherited(self) -> list[leakage.Inherited]:
+        """Suites that parents of the candidate may have seen."""
+        return leakage.of_candidate(self.database, self.study, self.candidate.trial)
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What is wrong with the study."""
+        return health.findings(self.database, self.study)
 
 
 def gather(
@@ -136,6 +157,8 @@ def gather(
         return gather(database, study_id, candidate=candidate, test=False)
     about = database.row("report.study", study=study_id)
     assert about is not None
+    with database.transaction() as connection:
+        clusters = clusters_of(connection, study, split)
     return Material(
         database=database,
         study=study,
@@ -151,6 +174,7 @@ def gather(
         single=None if single is None else by_number.get(single.trial.number),
         uniform=None if uniform is None else by_number.get(uniform.trial.number),
         answers=answers,
+        clusters=clusters,
         suites=read.suites_with_items(database, study),
         made_at=datetime.now(UTC),
     )

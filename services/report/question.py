@@ -7,7 +7,12 @@ from services.report.blocks import Block, Facts, Section, Table, Text
 from services.report.material import Material
 from services.studies.space import labels_of
 
-FORMS = {"choice": "multiple choice", "exact": "exact match", "text": "nats per token"}
+FORMS = {
+    "choice": "multiple choice",
+    "exact": "exact match",
+    "text": "nats per token",
+    "refusal": "refuse or comply",
+}
 
 
 def section(material: Material) -> Section:

@@ -6,7 +6,7 @@ from services.report import words
 from services.report.blocks import Block, Cell, Facts, Section, Table, Text
 from services.report.material import Material, metric_of
 from services.report.pool import number
-from services.studies import health, sealed
+from services.studies import certainty, sealed
 from services.studies.read import CandidateView
 
 #: readings of the test split that are listed; the others are counted
@@ -15,7 +15,13 @@ MOST_READINGS = 8
 
 def section(material: Material) -> Section:
     """Splits side by side, findings, readings of the test split."""
-    blocks: list[Block] = [_splits(material), *_findings(material), *_readings(material)]
+    blocks: list[Block] = [
+        _splits(material),
+        *_optimism(material),
+        *_findings(material),
+        *_inherited(material),
+        *_readings(material),
+    ]
     return Section(name="uncertainty", title="How far to trust this", blocks=blocks)
 
 
@@ -57,14 +63,51 @@ def _views(material: Material) -> dict[str, list[CandidateView]]:
     return found
 
 
+def _optimism(material: Material) -> list[Block]:
+    """By how much the best of many is flattered by having been chosen."""
+    split = material.open_split
+    found = certainty.optimism(material.database, material.study, split)
+    if found is None or found.candidates < 2:
+        return []
+    free = material.split == "test" and material.chosen
+    test = " The figures of the test split are free of that." if free else ""
+    return [Text(text=f"{found.line}{test}")]
+
+
 def _findings(material: Material) -> list[Block]:
-    found = health.findings(material.database, material.study)
+    # what the candidate has from its parents is said more exactly below
+    own = {one.leakage.suite for one in material.inherited}
+    found = [f for f in material.findings if not (f.kind == "leakage" and own)]
     if not found:
         return [Text(text="Nothing was found wrong with the study.")]
     facts = [
         (finding.kind, words.sentence(finding.what) + _mend(finding.mend)) for finding in found
     ]
     return [Text(text="What was found about the study:"), Facts(facts=facts)]
+
+
+def _inherited(material: Material) -> list[Block]:
+    """Suites that parents of the candidate may have seen, the worst first for each."""
+    rows: list[list[Cell]] = [
+        [
+            one.leakage.suite,
+            one.parent,
+            words.weight(one.weight),
+            f"{', '.join(one.leakage.signs)}: {one.leakage.what}",
+        ]
+        for one in material.inherited
+    ]
+    if not rows:
+        return []
+    return [
+        Table(
+            columns=["suite", "parent", "weight", "signs"],
+            rows=rows,
+            title="Suites that its parents may have seen",
+            note="A merge inherits what its parents have seen: judge these suites by items that "
+            "were written later, or leave such checkpoints out.",
+        )
+    ]
 
 
 def _mend(mend: str) -> str:

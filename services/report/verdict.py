@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from optim.intervals import mcnemar
 from services import noise
-from services.report import paired, words
+from services.report import paired, safety, words
 from services.report.blocks import Block, Card, Cards, Number, Section, Text, Tone
 from services.report.material import Material, mean_score
 from services.studies.propose import BASELINES
 from services.studies.read import CandidateView
-from services.studies.tell import Value, constrained, missed_by
+from services.studies.tell import ALL, Value, constrained, missed_by
 
 
 def section(material: Material) -> Section:
@@ -20,15 +19,31 @@ def section(material: Material) -> Section:
     tone: Tone = "unsure"
     if gain.settled:
         tone = "good" if better(gain) else "bad"
-    if tone == "good" and any(not better(change) for _, change in apart(material)):
+    worse = any(not better(change) for _, change in apart(material)) or safety.worsens(material)
+    if tone == "good" and worse:
         tone = "unsure"
-    sentences = [_gain(material, gain), _broken(material), _sure(material)]
+    sentences = [_gain(material, gain), _broken(material), _sure(material), safety.said(material)]
     texts = [Text(text=text) for text in sentences[1:] if text]
+    texts += [Text(text=text, tone="unsure") for text in _doubts(material)]
     return Section(
         name="verdict",
         title="Verdict",
         blocks=[Text(text=sentences[0], tone=tone), *texts, _cards(material, gain, tone)],
     )
+
+
+def _doubts(material: Material) -> list[str]:
+    """What is wrong with the suites themselves: items seen before, by a parent or by the search."""
+    seen: dict[str, list[str]] = {}
+    for one in material.inherited:
+        seen.setdefault(one.leakage.suite, []).append(one.parent)
+    found = [
+        f"of its parents, {', '.join(dict.fromkeys(parents))} may have seen {suite}: its score "
+        "there may be memory"
+        for suite, parents in seen.items()
+    ]
+    found += [one.what for one in material.findings if one.kind == "twins"]
+    return [words.sentence(text) for text in found]
 
 
 def _keep(material: Material) -> list[Block]:
@@ -58,7 +73,7 @@ def headline(material: Material, against: CandidateView | None = None) -> Number
 def of_suite(material: Material, name: str, against: CandidateView | None = None) -> Number:
     """The change of one suite's score, paired, on the report's split."""
     old, new = material.of(against or material.reference), material.of(material.candidate)
-    return paired.difference(material.suite(name), material.split, old[name], new[name])
+    return paired.difference(old[name], new[name], material.clusters[name])
 
 
 def better(gain: Number) -> bool:
@@ -112,18 +127,15 @@ def _apart(material: Material) -> str:
 
 
 def _broken(material: Material) -> str:
-    found = paired.counts(
-        material.suites, material.of(material.reference), material.of(material.candidate)
-    )
-    if not found:
+    flips = material.flips.get(ALL)
+    if flips is None:
         return ""
-    c = paired.together(found)
-    broken = paired.share(c.negative, c.right_before)
+    c, broken = flips.counts, flips.broken
     text = (
         f"It breaks {words.count(c.negative)} of the {words.count(c.right_before)} answers that "
         f"are right today ({words.figure(broken)}, 95 % {words.interval(broken, '–')}), "
         f"mends {words.count(c.positive)} of the {words.count(c.wrong_before)} that are wrong, and "
-        f"changes {words.figure(paired.share(c.changed, c.n))} of all answers"
+        f"changes {words.figure(flips.churn)} of all answers"
     )
     if floor := floor_churn(material):
         k, n, how = floor
@@ -148,12 +160,8 @@ def floor_churn(material: Material) -> tuple[int, int, str] | None:
 def _sure(material: Material) -> str:
     """What the figures rest on: the test, the limits of the study, who chose when."""
     parts = []
-    found = paired.counts(
-        material.suites, material.of(material.reference), material.of(material.candidate)
-    )
-    if found:
-        c = paired.together(found)
-        p = mcnemar(c.negative, c.positive)
+    if flips := material.flips.get(ALL):
+        c, p = flips.counts, flips.p
         verdict = "more than chance" if p < 0.05 else "no more than chance may do"
         parts.append(
             f"{words.count(c.positive)} mended against {words.count(c.negative)} broken is "
@@ -193,7 +201,7 @@ def missed_constraints(material: Material) -> list[str]:
     found = []
     for constraint in material.study.spec.constraints:
         for suite in constrained(material.study, constraint):
-            metric = material.candidate.metrics.get(suite, {}).get(constraint.metric)
+            metric = material.candidate.metrics.get(suite, {}).get(constraint.measure)
             if metric is None or metric.value is None:
                 continue
             value = Value(metric.value, metric.low, metric.high, metric.n)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from services.report.blocks import Cell, Number, Unit
 from services.spec import Constraint, Objective
+from services.words import DASH as DASH
+from services.words import HARD as HARD
+from services.words import count as count
+from services.words import duration as duration
+from services.words import moment as moment
+from services.words import percent as percent
 
-DASH = "–"
 MINUS = "−"
-#: a space that does not break
-HARD = "\u00a0"
 TITLES = {
     "macro": "mean score",
     "negative_flip_rate": "negative flips",
     "positive_flip_rate": "positive flips",
     "churn": "churn",
     "inconsistency": "inconsistency",
+    "backward_trust": "backward trust",
+    "backward_error": "backward error",
+    "over_refusal": "over-refusal",
+    "unsafe_compliance": "unsafe compliance",
 }
 ROLES = {
     "reference": "reference",
@@ -92,31 +97,9 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def count(number: int | float) -> str:
-    """A whole number with thin spaces between thousands."""
-    return f"{number:,.0f}".replace(",", "\u202f")
-
-
 def many(number: int, word: str) -> str:
     """`1 item`, `12 items`."""
     return f"{count(number)} {word}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `40 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def moment(at: datetime | None) -> str:
-    """Date and minute, in UTC."""
-    return DASH if at is None else f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def metric(name: str, suite: str) -> str:
@@ -133,12 +116,13 @@ def objective(axis: Objective, direction: str) -> str:
 
 
 def constraint(one: Constraint) -> str:
-    """`negative flips at most 5.0 %, with 95 % confidence`."""
+    """`negative flips at most 0.05, with 95 % confidence`, or `score of xstest at most 0.02 worse
+    than the reference, …`."""
     suite = "every suite" if one.suite == "each" else (one.suite or "")
-    limit = one.max if one.min is None else one.min
-    side = "at most" if one.min is None else "at least"
+    side = "at most" if one.upper else "at least"
+    worse = "" if one.at_most_worse is None else " worse than the reference"
     sure = "" if one.confidence is None else f", with {100 * one.confidence:g}{HARD}% confidence"
-    return f"{metric(one.metric, suite)} {side} {limit:g}{sure}"
+    return f"{metric(one.metric, suite)} {side} {one.limit:g}{worse}{sure}"
 
 
 def sentence(text: str) -> str:

@@ -166,8 +166,12 @@ def _expected_churn(right: np.ndarray, answer: np.ndarray, clusters: np.ndarray 
     if len(right) < 2:
         return Value(None, None, None, 0)
     each = pair_churn(right, answer)
+    if not each.any():  # the bootstrap knows nothing of items that did not differ
+        return share_of(each > 0, clusters)
     low, high = intervals.ratio_interval(each, clusters=clusters)
-    return Value(float(each.mean()), low, high, len(each))
+    if low is None or high is None:
+        return Value(float(each.mean()), None, None, len(each))
+    return Value(float(each.mean()), max(0.0, low), min(1.0, high), len(each))
 
 
 def mean_churns(tables: Sequence[Table]) -> list[float]:

@@ -201,7 +201,7 @@ def _judge(
         **common,
         rates=compared([(old, new, clusters)]),
         counts=_counts(counts.total()),
-        mcnemar=_mcnemar(counts),
+        mcnemar=mcnemar_of(counts),
         error_consistency=error_consistency(old.correct, new.correct, clusters=clusters),
         texts=text_gains([(suite, old, new, clusters)], split, judging),
     )
@@ -231,7 +231,7 @@ def _together(
         difference=_mean_difference([j.difference for j in found if j.suite in names]),
         rates=compared(parts),
         counts=_counts(counts.total()),
-        mcnemar=_mcnemar(counts),
+        mcnemar=mcnemar_of(counts),
         noise=_floors([floor for floor in floors if floor.suite in names]),
         capa=None,
         error_consistency=None,
@@ -257,8 +257,9 @@ def _counts(counts: Compatibility) -> dict[str, int]:
     return asdict(counts)
 
 
-def _mcnemar(counts: ClusterCounts) -> float:
-    """Of items, or, where clusters hold several, of clusters by the sign of their net flips."""
+def mcnemar_of(counts: ClusterCounts) -> float:
+    """Exact p-value of flips: of items, or, where clusters hold several, of clusters by the sign of
+    their net flips."""
     net = counts.positive - counts.negative
     return intervals.mcnemar(int((net < 0).sum()), int((net > 0).sum()))
 

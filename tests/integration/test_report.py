@@ -20,7 +20,7 @@ from services import registry
 from services import report as reports
 from services.cli import cli
 from services.errors import BadInput, NoFeasibleCandidate, NotFound
-from services.report import html, markdown, words
+from services.report import cost, html, markdown, words
 from services.report.blocks import (
     Answers,
     Bars,
@@ -41,6 +41,7 @@ from services.report.verdict import headline
 from services.spec import parse_spec
 from services.studies import control, read, sealed
 from services.studies.advance import advance
+from services.studies.cost import Energy
 
 if TYPE_CHECKING:
     from tests.plugins.studies import Driver
@@ -95,6 +96,7 @@ def test_the_verdict_is_what_the_predictions_say(driver: Driver, finished: int) 
     gain = headline(material)
     assert gain.value == pytest.approx(np.mean([new[s].mean() - old[s].mean() for s in scored]))
     assert gain.n == sum(len(old[s]) for s in scored)
+    assert gain.value is not None
     assert gain.low is not None
     assert gain.high is not None
     assert gain.low <= gain.value <= gain.high
@@ -213,15 +215,22 @@ def test_a_plot_of_very_many_candidates_shows_the_best_and_the_named(
 
 def test_cost_and_provenance(driver: Driver, finished: int) -> None:
     written = reports.build(driver.database, finished)
-    rows = block(written, "cost", Table).rows
+    rows = {str(row[0]): row for row in block(written, "cost", Table).rows}
     done = driver.sql(
         "SELECT split, count(*)::int AS n FROM evaluation WHERE state = 'complete' GROUP BY split"
     )
-    assert {row[0]: row[1] for row in rows} == {one["split"]: one["n"] for one in done}
-    assert [row[0] for row in rows] == ["search", "validation", "test"]
+    counted = {one["split"]: one["n"] for one in done}
+    searched = int(rows["candidates, on search"][1]) + int(rows["baselines, on search"][1])
+    assert searched == counted["search"]
+    assert int(rows["finals, on validation"][1]) == counted["validation"]
+    assert int(rows["finals, on test"][1]) == counted["test"]
+    assert int(rows["all"][1]) == sum(counted.values())
     study = driver.study(finished)
     items = sum(suite.search_items for suite in study.suites)
-    assert rows[0][2] == f"{rows[0][1] * items:,}".replace(",", "\u202f")
+    mine = int(rows["candidates, on search"][1]) * items
+    assert rows["candidates, on search"][2] == f"{mine:,}".replace(",", "\u202f")
+    facts = dict(block(written, "cost", Facts).facts)
+    assert "not measured" in facts["Energy"]
     digests = block(written, "provenance", Code, 3).text.split("\n")
     assert digests == [
         *(f"{m.digest}  checkpoint {m.name}" for m in study.pool.members),
@@ -234,6 +243,15 @@ def test_cost_and_provenance(driver: Driver, finished: int) -> None:
         assert "file://" not in text
         assert str(Path(__file__).parents[2]) not in text
         assert "/tmp" not in text
+
+
+def test_energy_is_said_with_how_much_of_the_work_was_measured() -> None:
+    measured = Energy(
+        measured=3, ended=4, kwh=0.0015, gco2e=0.42, sources=("country FRA",), how=("CPU load",)
+    )
+    said = cost.energy(measured)
+    assert "1.5 Wh, 0.42 gCO2e, measured in 3 of 4 evaluations" in said
+    assert "CPU load; country FRA" in said
 
 
 def test_a_recipe_of_the_page_can_be_read_again(driver: Driver, finished: int) -> None:

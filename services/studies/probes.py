@@ -160,6 +160,8 @@ class Standing:
     total: int
     #: those with results
     told: int
+    #: those that were asked for and will have some
+    open: int
     #: those that ended without: (number of the trial, what it is, why)
     failed: tuple[tuple[int, str, str], ...]
 
@@ -167,6 +169,11 @@ class Standing:
     def ended(self) -> int:
         """Those that nobody need wait for."""
         return self.told + len(self.failed)
+
+    @property
+    def missing(self) -> int:
+        """Those that asking would have evaluated, once more where they failed."""
+        return self.total - self.told - self.open
 
 
 def standing(
@@ -180,5 +187,6 @@ def standing(
     return Standing(
         total=len(digests),
         told=sum(t.told for t in found),
+        open=sum(not t.told and not t.closed for t in found),
         failed=tuple((t.number, t.label, t.error or t.state) for t in failed),
     )

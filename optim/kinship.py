@@ -3,17 +3,19 @@ vectors, d = θ − θ_base (model kinship: Hu et al., 2410.12613).
 
 One pass over the tensors, any number of checkpoints at once: every figure follows from the inner
 products and sums of the vectors, added up in float64. Signs are kept: vectors that point away from
-each other have negative kinship.
+each other have negative kinship. Imports torch only where tensors are added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: bytes of float64 task vectors that are held at a time, for all checkpoints together
 HELD_BYTES = 2**25
@@ -75,6 +77,8 @@ class Adding:
     def add(self, base: Tensor, others: Sequence[Tensor]) -> None:
         """Add one tensor of the base and of all others: the same number of values, any floating
         dtype, contiguous. Raises ValueError for other numbers of tensors or values."""
+        import torch
+
         if len(others) != len(self._sums) or any(o.numel() != base.numel() for o in others):
             raise ValueError(
                 f"tensors: {[o.numel() for o in others]} values for {len(self._sums)} checkpoints "

@@ -1,6 +1,6 @@
 """Kinship of the checkpoints of a pool: streamed from their files once, stored by their digests.
 
-Imports torch (through `optim.kinship`) inside its functions only, and only where files are read.
+Torch is imported only where files are read.
 """
 
 from __future__ import annotations
@@ -8,19 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from optim.kinship import Adding, Kinship
 from services import registry
+from services.access import User, allow
 from services.checkpoints import Checkpoint, Remembered, read_checkpoint
 from services.db import Database
 from services.errors import BadInput, IntegrityError
 from services.mapped import map_tensors
 from services.settings import Settings
-
-if TYPE_CHECKING:
-    from optim.kinship import Kinship
 
 #: (what is read, bytes done, bytes in all)
 Progress = Callable[[str, int, int], None]
@@ -57,12 +56,41 @@ def of_pool(
     *,
     base: str | None = None,
     progress: Progress | None = None,
+    by: User | None = None,
 ) -> PoolKinship:
     """Kinship of a pool's checkpoints as task vectors from one of them, its reference by default.
 
     Read from the store when the same checkpoints were measured before, in any pool. Raises
-    NotFound; BadInput for a base that is not in the pool; IntegrityError for files that changed.
+    NotFound; BadInput for a base that is not in the pool; IntegrityError for files that changed;
+    Forbidden for whoever may not have files read that were not.
     """
+    pool, members = _members(database, name, base)
+    found = _stored(database, members)
+    if found is None:
+        allow(by, f"measure the kinship of pool {name}")
+        found = _measured(config, members, progress)
+        database.rows(
+            "kinship.insert",
+            base=members[0].digest,
+            digests=[m.digest for m in members[1:]],
+            n=found.n,
+            gram=found.gram.ravel().tolist(),
+            sums=found.sums.tolist(),
+        )
+    return _named(pool, members, found)
+
+
+def stored(database: Database, name: str, *, base: str | None = None) -> PoolKinship | None:
+    """The same where it was measured before; None elsewhere, no file is read."""
+    pool, members = _members(database, name, base)
+    found = _stored(database, members)
+    return None if found is None else _named(pool, members, found)
+
+
+def _members(
+    database: Database, name: str, base: str | None
+) -> tuple[registry.Pool, list[registry.Member]]:
+    """A pool, and its members: the base, then the others by digest."""
     with database.transaction() as connection:
         pool = registry.pool(connection, name)
     base = base or pool.reference
@@ -72,58 +100,26 @@ def of_pool(
             where="--base",
             mend=f"Name one of: {', '.join(pool.names)}",
         )
-    ground, others = _ordered(pool, base)
-    found = _stored(database, ground, others)
-    if found is None:
-        found = _measured(config, [ground, *others], progress)
-        database.rows(
-            "kinship.insert",
-            base=ground.digest,
-            digests=[m.digest for m in others],
-            n=found.n,
-            gram=found.gram.ravel().tolist(),
-            sums=found.sums.tolist(),
-        )
-    return _named(pool, base, others, found)
+    return pool, sorted(pool.members, key=lambda m: (m.name != base, m.digest))
 
 
-def known(database: Database, pool: registry.Pool) -> PoolKinship | None:
-    """Kinship beside the pool's reference if it was measured before; reads no files."""
-    ground, others = _ordered(pool, pool.reference)
-    found = _stored(database, ground, others)
-    return None if found is None else _named(pool, pool.reference, others, found)
-
-
-def _ordered(pool: registry.Pool, base: str) -> tuple[registry.Member, list[registry.Member]]:
-    """The base, and the others as they are stored."""
-    others = sorted((m for m in pool.members if m.name != base), key=lambda m: m.digest)
-    return next(m for m in pool.members if m.name == base), others
-
-
-def _named(
-    pool: registry.Pool, base: str, others: Sequence[registry.Member], found: Kinship
-) -> PoolKinship:
+def _named(pool: registry.Pool, members: Sequence[registry.Member], found: Kinship) -> PoolKinship:
+    base, others = members[0].name, [m.name for m in members[1:]]
     names = tuple(n for n in pool.names if n != base)
-    order = [[m.name for m in others].index(n) for n in names]
-    return PoolKinship(pool=pool.name, base=base, names=names, kinship=_reordered(found, order))
+    kinship = _reordered(found, [others.index(n) for n in names])
+    return PoolKinship(pool=pool.name, base=base, names=names, kinship=kinship)
 
 
-def _stored(
-    database: Database, base: registry.Member, others: Sequence[registry.Member]
-) -> Kinship | None:
-    digests = [m.digest for m in others]
-    row = database.row("kinship.find", base=base.digest, digests=digests)
+def _stored(database: Database, members: Sequence[registry.Member]) -> Kinship | None:
+    base, *digests = (m.digest for m in members)
+    row = database.row("kinship.find", base=base, digests=digests)
     if row is None:
         return None
-    from optim.kinship import Kinship  # with it comes torch
-
     k = len(digests)
     return Kinship(n=row["n"], gram=np.reshape(row["gram"], (k, k)), sums=np.array(row["sums"]))
 
 
 def _reordered(found: Kinship, order: Sequence[int]) -> Kinship:
-    from optim.kinship import Kinship
-
     return Kinship(n=found.n, gram=found.gram[np.ix_(order, order)], sums=found.sums[list(order)])
 
 
@@ -131,8 +127,6 @@ def _measured(
     config: Settings, members: Sequence[registry.Member], progress: Progress | None
 ) -> Kinship:
     """One pass over the files; the base comes first."""
-    from optim.kinship import Adding
-
     parents = [_checkpoint(config, member, progress) for member in members]
     tensors = [map_tensors(parent) for parent in parents]
     adding = Adding(len(members) - 1)

@@ -19,7 +19,7 @@ from services.db import Database, Row
 from services.findings import Finding
 from services.studies import certainty, columns, health, listing, read, views
 from services.studies.columns import Columns
-from services.studies.read import CandidateView, Flip, OpenSplit
+from services.studies.read import Flip, OpenSplit
 from services.studies.record import Study
 
 Mark = tuple[Any, ...]
@@ -82,18 +82,6 @@ def trials(shown: Snapshot, split: OpenSplit) -> Columns:
             held.columns = columns.read_columns(database(), shown.study, split, held.columns)
             held.mark = shown.mark
         return held.columns
-
-
-def candidates(shown: Snapshot, split: OpenSplit) -> list[CandidateView]:
-    """Every trial with its metrics on an open split, one by one."""
-    return _candidates(shown.study.id, split, shown.mark, trials(shown, split))
-
-
-@st.cache_resource(show_spinner=False, max_entries=4)
-def _candidates(
-    study_id: int, split: OpenSplit, mark: Mark, _columns: Columns
-) -> list[CandidateView]:
-    return _columns.views()
 
 
 def on_the_front(shown: Snapshot, split: OpenSplit) -> dict[int, float]:

@@ -130,7 +130,7 @@ def _number(figure: Figure, unit: Unit) -> Number:
 
 def _kinship(material: Material) -> list[Block]:
     """The pairs that are most alike, where it was measured."""
-    found = kinship.known(material.database, material.study.pool)
+    found = kinship.stored(material.database, material.study.pool.name)
     pairs = [] if found is None else nearest_pairs(found)[:MOST_PAIRS]
     if found is None or not pairs:
         return []

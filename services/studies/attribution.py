@@ -15,6 +15,7 @@ import numpy as np
 from optim import attribution as game
 from optim.attribution import Design, Part
 from optim.predictions import Predictions
+from services.access import User
 from services.db import Database
 from services.errors import BadInput
 from services.spec import Objective
@@ -96,10 +97,10 @@ class Attribution:
         }
 
 
-def submit(database: Database, study: Study, plan: Plan) -> Standing:
+def submit(database: Database, study: Study, plan: Plan, *, by: User | None = None) -> Standing:
     """Ask for the merges that were not evaluated yet; how far all are. Raises BadInput before the
-    study's choice."""
-    probes.submit(database, study.id, plan.merges, plan.split)
+    study's choice, Forbidden for whoever may not steer the study."""
+    probes.submit(database, study.id, plan.merges, plan.split, by=by)
     return probes.standing(database, study, plan.merges, plan.split)
 
 

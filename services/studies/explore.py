@@ -16,6 +16,7 @@ import numpy as np
 from optim.moves import length_of, small_moves
 from optim.predictions import Predictions
 from optim.recipe import Recipe
+from services.access import User
 from services.db import Database
 from services.errors import BadInput
 from services.studies import probes, read
@@ -139,10 +140,10 @@ def plan(
     )
 
 
-def submit(database: Database, study: Study, plan: Plan) -> Standing:
+def submit(database: Database, study: Study, plan: Plan, *, by: User | None = None) -> Standing:
     """Ask for the moves that were not evaluated yet; how far all are. Raises BadInput before the
-    study's choice."""
-    probes.submit(database, study.id, plan.merges, plan.split)
+    study's choice, Forbidden for whoever may not steer the study."""
+    probes.submit(database, study.id, plan.merges, plan.split, by=by)
     return probes.standing(database, study, plan.merges, plan.split)
 
 

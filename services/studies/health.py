@@ -15,12 +15,14 @@ from services import leakage, noise, suite_health
 from services.db import Database
 from services.findings import Finding
 from services.studies import certainty, read
+from services.studies.columns import ROLES, Columns, read_columns
 from services.studies.evidence import gather
-from services.studies.propose import BASELINES, merit, observation, searcher_of
+from services.studies.propose import BASELINES, observation, searcher_of
 from services.studies.read import CandidateView, OpenSplit
 from services.studies.record import Study, load_trials, predictions_of
 from services.studies.space import cut
 from services.studies.tell import ALL, Value, constrained, missed_by
+from services.studies.views import merits_of
 
 #: fewer searched candidates than this say nothing yet
 ENOUGH = 10
@@ -41,9 +43,9 @@ def findings(database: Database, study: Study) -> list[Finding]:
         split = "validation"
     found = _told(database, study, split)
     searched = found if split == "search" else _told(database, study, "search")
-    if sum(c.trial.role == "search" for c in searched) < min(ENOUGH, study.spec.budget.trials):
+    if (searched.role == "search").sum() < min(ENOUGH, study.spec.budget.trials):
         return []
-    if not any(c.feasible for c in searched):
+    if not searched.feasible.any():
         return [*_constraints(study, searched), *_suites(study, searched)]
     return [
         *_gain(database, study, split, found),
@@ -56,22 +58,21 @@ def findings(database: Database, study: Study) -> list[Finding]:
     ]
 
 
-def _told(database: Database, study: Study, split: OpenSplit) -> list[CandidateView]:
-    found = read.candidates(database, study, split)
-    return [c for c in found if c.trial.objectives is not None]
+def _told(database: Database, study: Study, split: OpenSplit) -> Columns:
+    found = read_columns(database, study, split)
+    return found.take(found.told)
 
 
-def _best(study: Study, found: Sequence[CandidateView]) -> CandidateView | None:
-    feasible = [c for c in found if c.feasible]
-    return max(feasible, key=lambda c: merit(study, c.trial), default=None)
+def _best(study: Study, found: Columns, roles: Sequence[str]) -> CandidateView | None:
+    """The feasible one of highest merit among those of some roles."""
+    some = found.take(found.feasible & np.isin(found.role, roles))
+    return some.view(int(np.argmax(merits_of(study, some)))) if len(some) else None
 
 
-def _gain(
-    database: Database, study: Study, split: OpenSplit, found: Sequence[CandidateView]
-) -> Iterator[Finding]:
+def _gain(database: Database, study: Study, split: OpenSplit, found: Columns) -> Iterator[Finding]:
     """No better than a baseline, or better by less than chance would do."""
-    base = _best(study, [c for c in found if c.trial.role in BASELINES])
-    best = _best(study, [c for c in found if c.trial.role not in BASELINES])
+    base = _best(study, found, BASELINES)
+    best = _best(study, found, [role for role in ROLES if role not in BASELINES])
     if base is None or best is None:
         return
     value, low, high = certainty.gain(database, study, split, best.trial, base.trial)
@@ -114,9 +115,9 @@ def _floor(
         )
 
 
-def _edge(study: Study, found: Sequence[CandidateView]) -> Iterator[Finding]:
+def _edge(study: Study, found: Columns) -> Iterator[Finding]:
     """The best candidate found stands at a bound other than 0, which only says: not used."""
-    best = _best(study, [c for c in found if c.trial.role == "search"])
+    best = _best(study, found, ["search"])
     search = study.spec.search
     if best is None or search.space == "simplex":
         return
@@ -137,16 +138,12 @@ def _edge(study: Study, found: Sequence[CandidateView]) -> Iterator[Finding]:
         )
 
 
-def _constraints(study: Study, found: Sequence[CandidateView]) -> Iterator[Finding]:
+def _constraints(study: Study, found: Columns) -> Iterator[Finding]:
     """Nothing is feasible: which constraints are never kept, and how near the nearest came."""
     never = False
     for constraint in study.spec.constraints:
         nearest = {
-            suite: min(
-                missed_by(constraint, Value(m.value, m.low, m.high, m.n))
-                for c in found
-                if (m := c.metrics.get(suite, {}).get(constraint.measure))
-            )
+            suite: min(missed_by(constraint, v) for v in _values(found, suite, constraint.measure))
             for suite in constrained(study, constraint)
         }
         suite = max(nearest, key=lambda name: nearest[name])
@@ -168,20 +165,33 @@ def _constraints(study: Study, found: Sequence[CandidateView]) -> Iterator[Findi
         )
 
 
-def _suites(study: Study, found: Sequence[CandidateView]) -> Iterator[Finding]:
+def _values(found: Columns, suite: str, name: str) -> list[Value]:
+    """A metric of everybody who has it; None where it is undefined."""
+    one = found.metrics.get((suite, name))
+    if one is None:
+        return []
+    some = np.flatnonzero(one.n)
+    columns = [
+        [None if np.isnan(x) else float(x) for x in array[some]]
+        for array in (one.value, one.low, one.high)
+    ]
+    return [Value(*row) for row in zip(*columns, one.n[some].tolist(), strict=True)]
+
+
+def _suites(study: Study, found: Columns) -> Iterator[Finding]:
     """Suites that tell candidates apart no more."""
     for suite in study.scored:
-        scores = [m.value for c in found if (m := c.metrics.get(suite.name, {}).get("score"))]
-        known = [value for value in scores if value is not None]
-        if not known:
+        scores = found.values(suite.name, "score")
+        known = scores[~np.isnan(scores)]
+        if not len(known):
             continue
-        if min(known) > SATURATED:
+        if known.min() > SATURATED:
             yield Finding(
                 kind="saturated",
                 what=f"Every candidate has more than {100 * SATURATED:.0f} % of {suite.name} right",
                 mend="Take harder items, or leave the suite to a constraint",
             )
-        elif (max(known) - min(known)) * suite.search_items < 1.5:
+        elif (known.max() - known.min()) * suite.search_items < 1.5:
             yield Finding(
                 kind="saturated",
                 what=f"All candidates answer {suite.name} alike, but for one item at most",

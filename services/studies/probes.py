@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from optim.recipe import Recipe
 from services import outbox
+from services.access import User, allow
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput
 from services.studies.read import OpenSplit, refuse_test
@@ -35,25 +36,31 @@ class Probe:
 
 
 def submit(
-    database: Database, study_id: int, probes: Sequence[Probe], split: OpenSplit
+    database: Database,
+    study_id: int,
+    probes: Sequence[Probe],
+    split: OpenSplit,
+    *,
+    by: User | None = None,
 ) -> dict[str, Trial]:
     """Ask for probes and wake the workers; the trials to be read, by recipe digest.
 
     A recipe that the study has evaluated on the split, as a probe or otherwise, or is about to, is
-    not evaluated again; one that failed or was cancelled is. Raises NotFound, or BadInput for a
-    study that has not made its choice and for the test split.
+    not evaluated again; one that failed or was cancelled is. Raises NotFound; BadInput for a study
+    that has not made its choice and for the test split; Forbidden for whoever may not steer it.
     """
     refuse_test(split)
     with database.transaction() as connection:
         lock_study(connection, study_id)
         study = load_study(connection, study_id)
+        who = allow(by, f"ask for probes of study {study_id}", owner=study.owner).name
         _check_chosen(study)
         by_digest = {probe.recipe.digest: probe for probe in probes}
         known = look_up(connection, study, list(by_digest), split)
         missing = [probe for digest, probe in by_digest.items() if not _serves(known.get(digest))]
         _insert(connection, study, missing, split)
         if missing:
-            text = f"{len(missing)} probes asked for on {split}"
+            text = f"{len(missing)} probes asked for on {split} by {who}"
             rows(connection, "studies.event", study=study_id, text=text)
             known = look_up(connection, study, list(by_digest), split)
     outbox.relay(database)
@@ -153,6 +160,8 @@ class Standing:
     total: int
     #: those with results
     told: int
+    #: those that were asked for and will have some
+    open: int
     #: those that ended without: (number of the trial, what it is, why)
     failed: tuple[tuple[int, str, str], ...]
 
@@ -160,6 +169,11 @@ class Standing:
     def ended(self) -> int:
         """Those that nobody need wait for."""
         return self.told + len(self.failed)
+
+    @property
+    def missing(self) -> int:
+        """Those that asking would have evaluated, once more where they failed."""
+        return self.total - self.told - self.open
 
 
 def standing(
@@ -173,5 +187,6 @@ def standing(
     return Standing(
         total=len(digests),
         told=sum(t.told for t in found),
+        open=sum(not t.told and not t.closed for t in found),
         failed=tuple((t.number, t.label, t.error or t.state) for t in failed),
     )

@@ -12,7 +12,7 @@ from services import artefacts, registry
 from services.access import User
 from services.errors import BadInput, Forbidden, SpecRefused
 from services.spec import parse_spec, spec_yaml
-from services.studies import control, read, sealed
+from services.studies import control, probes, read, sealed
 from services.studies.advance import advance
 from services.studies.submit import submit
 
@@ -66,6 +66,7 @@ def actions(driver: Driver, number: int, tmp_path: Path) -> dict[str, Callable[[
         "archive": lambda by: control.archive(database, number, by=by),
         "unarchive": lambda by: control.unarchive(database, number, by=by),
         "publish": lambda by: artefacts.request(database, number, 0, by=by),
+        "probes": lambda by: probes.submit(database, number, [], "validation", by=by),
         "pool": lambda by: registry.add_pool(
             database, driver.config, "p", ["a=/a", "b=/b"], reference="a", by=by
         ),

@@ -52,15 +52,8 @@ def choose(shown: Snapshot, *, key: str = KEY, first: str = "search") -> str:
     return chosen or first
 
 
-def read(shown: Snapshot, split: str) -> list[CandidateView]:
-    """The candidates on a split that `choose` returned."""
-    if split == "test":
-        return opened(shown.study.id) or []
-    return reading.candidates(shown, cast(OpenSplit, split))
-
-
 def trials(shown: Snapshot, split: str) -> Columns:
-    """The same as columns."""
+    """The candidates on a split that `choose` returned."""
     if split == "test":
         return columns_of(opened(shown.study.id) or [])
     return reading.trials(shown, cast(OpenSplit, split))

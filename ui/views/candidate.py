@@ -12,6 +12,7 @@ from services import artefacts
 from services.db import Row
 from services.mergekit import inexpressible
 from services.studies import export, read
+from services.studies.columns import Columns
 from services.studies.read import CandidateView, OpenSplit
 from services.studies.space import rows_of
 from ui import badges, flip_list, guard, live, reading, sign_in, tables, words
@@ -33,8 +34,8 @@ def main() -> None:
         detail = read.trial_detail(reading.database(), shown.study, number)
         _head(shown, detail)
         split = splits.choose(shown, key="on", first=_first_split(shown, detail))
-        found = splits.read(shown, split)
-        candidate = next((c for c in found if c.trial.number == number), None)
+        found = splits.trials(shown, split)
+        candidate = found.view_of(number)
         left, right = st.columns([2, 3], gap="large")
         with left:
             _weights(shown, detail)
@@ -89,9 +90,7 @@ def _head(shown: Snapshot, detail: Row) -> None:
         st.caption("It takes no part in the study: `remelt study attribute` and `explore` read it.")
 
 
-def _metrics(
-    shown: Snapshot, candidate: CandidateView | None, found: list[CandidateView], split: str
-) -> None:
+def _metrics(shown: Snapshot, candidate: CandidateView | None, found: Columns, split: str) -> None:
     if candidate is None or candidate.trial.objectives is None:
         race = None if candidate is None else candidate.trial.race
         if race is not None and "by" in race:
@@ -108,9 +107,8 @@ def _metrics(
             st.badge("on the front", color="blue")
         if not candidate.feasible:
             st.badge("breaks a constraint", color="orange", icon=":material/warning:")
-    reference = next((c for c in found if c.trial.role == "reference"), None)
     st.dataframe(
-        tables.metric_frame(shown.study, candidate, reference),
+        tables.metric_frame(shown.study, candidate, cards.reference_of(found)),
         hide_index=True,
         width="stretch",
         height=360,

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from services.errors import BadInput
+from services.studies.columns import Columns
 from services.studies.pairs import FEWEST, MOST, pairs
 from services.studies.read import CandidateView, OpenSplit
 from ui import badges, guard, reading, tables, words
@@ -35,13 +36,13 @@ def main() -> None:
         )
         st.subheader("Compare candidates", anchor=False)
         split = splits.best_open(shown)
-        told = [c for c in reading.candidates(shown, split) if c.trial.objectives is not None]
+        every = reading.trials(shown, split)
+        told = every.take(every.told)
         chosen = _choose(told)
         if len(chosen) < FEWEST:
             st.info(f"Choose {FEWEST} to {MOST} candidates that have results on {split}.")
             return
-        by_number = {c.trial.number: c for c in told}
-        _draw(shown, [by_number[n] for n in chosen], split)
+        _draw(shown, [c for n in chosen if (c := told.view_of(n)) is not None], split)
 
 
 def numbers_in(text: str) -> list[int]:
@@ -52,9 +53,10 @@ def numbers_in(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, parts)))[:MOST]
 
 
-def _choose(told: Sequence[CandidateView]) -> list[int]:
+def _choose(told: Columns) -> list[int]:
     """The candidates, in the page's address."""
-    names = {c.trial.number: _name(c) for c in told}
+    about = zip(told.number.tolist(), told.role, told.label, strict=True)
+    names = {number: _name(number, role, label) for number, role, label in about}
     asked = numbers_in(st.query_params.get("trials", ""))
     if missing := [n for n in asked if n not in names]:
         st.caption(f"Without results here: trial {', '.join(map(str, missing))}")
@@ -70,13 +72,12 @@ def _choose(told: Sequence[CandidateView]) -> list[int]:
     return found
 
 
-def _name(candidate: CandidateView) -> str:
-    trial = candidate.trial
-    return f"{trial.number}" if trial.role == "search" else f"{trial.number} {trial.label}"
+def _name(number: int, role: str, label: str) -> str:
+    return f"{number}" if role == "search" else f"{number} {label}"
 
 
 def _draw(shown: Snapshot, found: Sequence[CandidateView], split: OpenSplit) -> None:
-    names = {c.trial.number: _name(c) for c in found}
+    names = {t.number: _name(t.number, t.role, t.label) for t in (c.trial for c in found)}
     st.markdown(f"##### Metrics · {split} split")
     st.dataframe(
         metrics_frame(shown, found, names),
@@ -138,13 +139,13 @@ def metrics_frame(
 def _links(shown: Snapshot, found: Sequence[CandidateView]) -> None:
     with st.container(horizontal=True):
         for candidate in found:
-            number = candidate.trial.number
-            role = tables.ROLES[candidate.trial.role]
+            trial = candidate.trial
+            name = words.plain(_name(trial.number, trial.role, trial.label))
             st.page_link(
                 badges.CANDIDATE,
-                label=f"Trial {words.plain(_name(candidate))} · {role}",
+                label=f"Trial {name} · {tables.ROLES[trial.role]}",
                 icon=":material/open_in_new:",
-                query_params={"study": str(shown.study.id), "trial": str(number)},
+                query_params={"study": str(shown.study.id), "trial": str(trial.number)},
             )
 
 

@@ -48,7 +48,10 @@ def draw(text: str, pools: Sequence[Row], suites: Sequence[Row]) -> None:
         # the text was edited: the fields say what it says now
         st.session_state[DRAWN] = text
         st.session_state.update({f"f-{k}": v for k, v in _values(spec, pools, suites).items()})
-    with st.expander("Fields"), st.form("fields", border=False):
+    with (
+        st.expander("Fill in a form instead", icon=":material/edit_note:"),
+        st.form("fields", border=False),
+    ):
         st.caption("What they say is written into the YAML below, which is what is submitted.")
         _question(spec, members, pools, suites)
         _method()

@@ -16,7 +16,7 @@ from services.spec import METHODS
 
 EXAMPLE = """\
 name: better-and-quiet
-pool: {pool}                    # reference: {reference}
+pool: {pool}  # reference: {reference}
 suites: [{suites}]
 objectives:                     # the axes of the front
 {objectives}
@@ -27,14 +27,14 @@ objectives:                     # the axes of the front
 search:
   method: margin-surrogate      # one of those listed below
   space: affine                 # or simplex (none negative), or task
-  # groups: {{layers: 4}}       # stretches of layers apart; or kinds
+  # groups: {{layers: 4}}         # stretches of layers apart; or kinds
   parallelism: 8                # candidates handed out at a time
-  # racing: {{}}                  # stop candidates early that are certainly no good
+  # racing: {{}}                  # stop early what is certainly no good
 budget:
   trials: 60                    # candidates; the baselines come on top
-  # item_evaluations: 200000  # or so many answers, baselines too
+  # item_evaluations: 200000    # or so many answers, baselines too
   finalists: 8                  # re-scored on validation and test
-# publish: {{to: store}}          # publish the chosen candidate at the end
+# publish: {{to: store}}          # publish the chosen one at the end
 """
 _COMMENT = re.compile(r"\s#.*$")
 #: suites in the example at most
@@ -85,8 +85,8 @@ def _written(value: object) -> str:
 
 
 def _aligned(line: str) -> str:
-    """Comments behind values start in one column."""
-    value, sep, comment = line.partition("  #")
+    """Comments behind values, of lines that are commented out too, start in one column."""
+    value, sep, comment = line.rpartition("  #")
     return f"{value.rstrip():<26}  #{comment}" if sep and value.strip() else line
 
 

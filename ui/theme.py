@@ -41,6 +41,7 @@ STYLE = """
   .stMainBlockContainer { padding: 2.75rem 2.5rem 4rem 2.5rem; }
 }
 @media (max-width: 699px) {
+  .stMainBlockContainer { padding-top: 3.75rem; }
   .st-key-wide-only { display: none; }
   /* a dozen axes side by side: to be moved across rather than pressed together */
   .st-key-parallel { overflow-x: auto; }

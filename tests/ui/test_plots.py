@@ -193,6 +193,18 @@ class TestFront:
         low, high = near.layout.yaxis.range
         assert low < 0.60 < 0.67 < high
 
+    def test_without_a_front_everything_is_shown(self) -> None:
+        found = [make_candidate(n, 0.6 + n / 1000, n / 50, violation=0.1) for n in range(1, 9)]
+        reference = make_candidate(0, 0.60, 0.0, role="reference", violation=0.1)
+        assert draw(make_study(), [reference, *found]).layout.meta["outside"] == 0
+
+    @pytest.mark.parametrize(("span", "ticks"), [(0.05, ".1%"), (0.004, ".2%")])
+    def test_no_two_ticks_read_the_same(self, span: float, ticks: str) -> None:
+        found = [make_candidate(1, 0.6, 0.01), make_candidate(2, 0.6 + span, 0.2)]
+        figure = draw(make_study(), found)
+        assert figure.layout.yaxis.tickformat == ticks
+        assert figure.layout.xaxis.tickformat == ".1%"
+
     def test_the_staircase_stands_only_where_axes_are_the_objectives(self) -> None:
         def lines(study: Study) -> int:
             return sum(t.mode == "lines" for t in draw(study, some_candidates()).data)
@@ -255,6 +267,14 @@ class TestProgress:
         assert list(lines["macro"]) == sorted(lines["macro"])
         assert max(lines["macro"]) == 0.67
         assert set(lines["negative_flip_rate"]) == {0.0}
+
+    @pytest.mark.parametrize("uniform", [0.59, 0.601])
+    def test_the_names_of_two_lines_stand_on_different_sides(self, uniform: float) -> None:
+        found = [make_candidate(0, 0.60, role="reference", label="deployed"),
+                 make_candidate(1, uniform, role="uniform", label="uniform soup")]  # fmt: skip
+        figure = best_figure(columns_of(found), measures.objectives(make_study())[0])
+        upper, lower = sorted(figure.layout.annotations, key=lambda a: -a.y)
+        assert (upper.yanchor, lower.yanchor) == ("bottom", "top")
 
     def test_hypervolume_starts_where_it_is_known(self) -> None:
         curve = [

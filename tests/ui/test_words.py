@@ -127,6 +127,14 @@ class TestSpecs:
         assert spec.pool == "stories"
         assert {a.label for a in spec.axes} <= {"macro", "negative_flip_rate", "sst2", "prose"}
 
+    def test_its_comments_stand_in_one_column_and_fit_the_field(self) -> None:
+        lines = specs.example(POOLS, SUITES).splitlines()
+        found = [line.index("  #", 8) for line in lines if "  #" in line[8:]]
+        assert len(found) > 8
+        # two values are longer than the column
+        assert sum(place != 26 for place in found) == 2
+        assert max(map(len, lines)) < 72
+
     def test_every_method_is_offered_with_its_options(self) -> None:
         said = specs.methods()
         for name, kind in SEARCHERS.items():

@@ -30,6 +30,8 @@ MOST_RINGS = 100
 MARGIN = 0.08
 #: a zoomed plot also shows what lies within this share of the focus's range around it
 NEARBY = 0.4
+#: an axis of shares that spans less has ticks with a second decimal
+NARROW = 0.008
 CHOSEN, SELECTED = "chosen", "selected"
 Range = tuple[float, float]
 
@@ -103,8 +105,7 @@ def front_figure(
     theme.dress(figure, height=520, title=f"{y.title.capitalize()} against {x.title}")
     for measure, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
         # in two lines: one would be cut off on a telephone
-        title = measure.axis(told).replace(" · ", "<br>")
-        update(title=title, tickformat=".1%" if measure.unit == "%" else None)
+        update(title=measure.axis(told).replace(" · ", "<br>"))
     figure.update_layout(
         uirevision=f"{x.key}|{y.key}|{told.split}|{zoom}",
         clickmode="event+select",
@@ -136,8 +137,8 @@ def front_figure(
             trace = draw.trace(members, mark, bars=bars and mark.bars)
             trace.marker.line.width = 1.5 if name == SELECTED else 2.5
             figure.add_trace(trace)
-    figure.update_xaxes(range=x_range)
-    figure.update_yaxes(range=y_range)
+    figure.update_xaxes(range=x_range, tickformat=_ticks(x, x_range))
+    figure.update_yaxes(range=y_range, tickformat=_ticks(y, y_range))
     _names(figure, told, (across, up), x_range, y_range)
     figure.layout.meta = {
         "outside": int((~inside).sum()), "hidden": int((inside & ~drawn).sum()),
@@ -271,11 +272,18 @@ def _ranges(
     if not zoom:
         return _padded(across, MARGIN), _padded(up, MARGIN)
     focus = in_focus(told, chosen)
-    if not focus.any():
+    if not told.front.any():  # nothing to look at more closely yet
         focus = np.ones(len(told), bool)
     wide = _padded(across[focus], NEARBY), _padded(up[focus], NEARBY)
     near = _within(across, up, *wide)
     return _padded(across[near], MARGIN), _padded(up[near], MARGIN)
+
+
+def _ticks(measure: Measure, shown: Range) -> str | None:
+    """Format of an axis: digits enough that no two ticks read the same."""
+    if measure.unit != "%":
+        return None
+    return ".1%" if shown[1] - shown[0] > NARROW else ".2%"
 
 
 def in_focus(columns: Columns, chosen: int | None) -> np.ndarray:

@@ -48,15 +48,18 @@ def best_figure(columns: Columns, measure: Measure, selected: Collection[int] = 
         ringed &= drawn | few
         symbol = "circle-open" if few else "circle"
         _points(figure, numbers[ringed], values[ringed], "selected", theme.ORANGE, symbol)
-    for role, colour in (("reference", theme.VERMILLION), ("uniform", theme.GREEN)):
-        for place in np.flatnonzero(told.role == role):
-            figure.add_hline(
-                y=float(values[place]),
-                line={"color": colour, "width": 1, "dash": "dot"},
-                annotation_text=words.markup(told.label[place]),
-                annotation_position="bottom right",
-                annotation_font={"size": 11, "color": colour},
-            )
+    lines = {"reference": theme.VERMILLION, "uniform": theme.GREEN}
+    places = np.flatnonzero(np.isin(told.role, list(lines)))
+    for place in places:
+        colour, highest = lines[told.role[place]], values[place] == values[places].max()
+        figure.add_hline(
+            y=float(values[place]),
+            line={"color": colour, "width": 1, "dash": "dot"},
+            annotation_text=words.markup(told.label[place]),
+            # above the upper line and below the lower: they may lie close together
+            annotation_position="top right" if highest and len(places) > 1 else "bottom right",
+            annotation_font={"size": 11, "color": colour},
+        )
     theme.dress(figure, height=HEIGHT, title=f"Best {measure.title} so far")
     figure.update_xaxes(title="trial")
     form = ".1%" if measure.unit == "%" else None
@@ -191,6 +194,8 @@ def timeline_figure(spans: Sequence[Span]) -> go.Figure | None:
     title = f"Workers: the newest {len(spans)} evaluations" if len(spans) > 1 else "Workers"
     theme.dress(figure, height=150 + 22 * len(names), title=title)
     figure.update_xaxes(title="time (UTC)", type="date")
+    # so low a plot would have its legend on the axis
+    figure.update_layout(legend={"y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"})
     figure.update_yaxes(
         title="worker", type="category", categoryorder="array",
         categoryarray=[words.markup(name) for name in reversed(names)],

@@ -27,7 +27,7 @@ def draw(shown: Snapshot) -> None:
     """Every button that this user has on this study."""
     study, who = shown.study, sign_in.user()
     mine = who.may("submitter", owner=study.owner)
-    with st.container(horizontal=True, width="content", gap="small"):
+    with st.container(horizontal=True, width="content", gap="small", vertical_alignment="center"):
         if mine:
             _run_or_stop(shown, who)
             if shown.live and study.phase == "search":

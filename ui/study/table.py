@@ -79,7 +79,7 @@ def _columns(shown: Snapshot, click: str) -> dict[str, Any]:
         ),
         "number": None,
         "what": st.column_config.TextColumn("what", width=130),
-        "name": st.column_config.TextColumn("name", width=110),
+        "name": st.column_config.TextColumn("name", width=140),
         "state": st.column_config.TextColumn(
             "state", width=80 if shown.study.spec.search.racing is None else 230
         ),
@@ -90,7 +90,9 @@ def _columns(shown: Snapshot, click: str) -> dict[str, Any]:
             help="in how many of 1,000 resamples of the items it is on the front",
             width=70,
         ),
-        "feasible": st.column_config.CheckboxColumn("ok", help="meets the constraints", width=40),
+        "feasible": st.column_config.CheckboxColumn(
+            "feasible", help="meets the constraints", width=70
+        ),
         "weights": st.column_config.TextColumn("weights", width=330),
     }
     for measure in tables.shown_measures(shown.study):

@@ -48,7 +48,7 @@ def _nothing_yet() -> None:
 
 def _filtered(found: Sequence[Row]) -> list[Row]:
     left, right, last = st.columns([4, 7, 2], vertical_alignment="bottom")
-    text = left.text_input("Search", placeholder="name, pool, owner or number").strip().lower()
+    text = left.text_input("Find", placeholder="name, pool, owner or number").strip().lower()
     states = right.pills("State", STATES, selection_mode="multi")
     last.toggle("Archived", key=ARCHIVED, help="show archived studies too")
     return [
@@ -66,7 +66,7 @@ def _rows(found: Sequence[Row]) -> None:
     pages = -(-len(found) // PER_PAGE)
     page = st.number_input("Page", 1, pages, 1, width=120) if pages > 1 else 1
     titles = (
-        "Study", "State", "Search", "Best (feasible, search split)", "Front", "Cost",
+        "Study", "State", "Progress", "Best (feasible, search split)", "Front", "Cost",
         "Pool, owner, created",
     )  # fmt: skip
     with st.container(key="wide-only"):
@@ -96,11 +96,11 @@ def _row(study: Row) -> None:
         eta = f", about {words.duration(left)} left" if left is not None else ""
         st.progress(share, text=text + failed + eta)
     best = " · ".join(f"{_name(n)}\u00a0**{_value(v, nats)}**" for n, v, nats in study["best"])
-    columns[3].markdown(f":small[{best}]" if best else words.DASH)
+    columns[3].markdown(f":small[{best or 'nothing feasible yet'}]")
     volume = study["hypervolume"]
     # the heads of columns are not shown on a narrow screen: each cell says what it is
     front = [f"{study['front']} candidates"] if study["front"] else []
-    front += [f"hypervolume {volume:.3g}"] if volume is not None else []
+    front += [f"hypervolume {volume:.3g}"] if volume else []
     columns[4].markdown(f":small[{', '.join(front) or words.DASH}]")
     columns[5].markdown(f":small[{study['hours']:.2g} worker-hours]")
     about = (study["pool"], study["owner"], words.when(study["created_at"]))

@@ -31,7 +31,10 @@ STYLE = """
   border-bottom: 1px solid rgba(128, 128, 128, 0.2); }
 .items pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.8125rem;
   background: none; padding: 0; border: 0; }
-.items .id { opacity: 0.7; font-size: 0.75rem; overflow-wrap: anywhere; max-width: 9rem; }
+.items .id { opacity: 0.7; font-size: 0.75rem; overflow-wrap: anywhere; min-width: 3rem;
+  max-width: 9rem; }
+/* a letter a line would be what is left of short answers on a telephone */
+.items td:last-child { min-width: 5rem; }
 </style>
 """
 

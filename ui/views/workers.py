@@ -51,10 +51,10 @@ def _workers(workers: list[Row]) -> None:
                 "kind": w["kind"],
                 "state": "alive" if w["silent_seconds"] < SILENT_SECONDS else "silent",
                 "last heartbeat": f"{words.duration(w['silent_seconds'])} ago",
-                "tokens/s": w["tokens_per_second"],
+                "tokens/s": _pace(w["tokens_per_second"]),
                 "engine": w["info"].get("engine", words.DASH),
                 "pool resident": w["info"].get("pool") or words.DASH,
-                "where, and why": w["info"].get("tier") or words.DASH,
+                "where the pool is kept": w["info"].get("tier") or words.DASH,
                 "ranks": w["info"].get("ranks") or words.DASH,
                 "started (UTC)": f"{w['started_at']:%Y-%m-%d %H:%M}",
             }
@@ -64,12 +64,25 @@ def _workers(workers: list[Row]) -> None:
         width="stretch",
         height="content",
         column_config={
-            "tokens/s": st.column_config.NumberColumn(
-                format="%.0f", help="over its latest evaluations within a day"
-            )
+            "tokens/s": st.column_config.TextColumn(
+                help="over its latest evaluations within a day"
+            ),
+            "where the pool is kept": st.column_config.TextColumn(
+                width="large", help="in memory, or mapped from its files; and why"
+            ),
+            "ranks": st.column_config.TextColumn(help="processes of its engine, one GPU each"),
         },
         alt="Workers",
     )
+    st.caption(
+        "Control workers hand out candidates and advance studies; evaluation workers score and "
+        f"publish them. Without a heartbeat for {SILENT_SECONDS} s one is silent: what it was "
+        "doing is given to another as soon as its lease ends."
+    )
+
+
+def _pace(tokens: float | None) -> str:
+    return words.DASH if tokens is None else words.count(tokens)
 
 
 def _flight(flight: list[Row]) -> None:
@@ -93,7 +106,12 @@ def _flight(flight: list[Row]) -> None:
         ],
         hide_index=True,
         width="stretch",
-        column_config={"done": st.column_config.ProgressColumn(format="percent")},
+        column_config={
+            "done": st.column_config.ProgressColumn(format="percent"),
+            "lease": st.column_config.TextColumn(
+                help="the worker renews it while it works; when it ends, another takes over"
+            ),
+        },
         alt="Running evaluations",
     )
 

@@ -25,6 +25,7 @@ STYLE = """
   border-bottom: 1px solid rgba(128, 128, 128, 0.5); }
 .flips td { padding: 8px 10px; vertical-align: top;
   border-bottom: 1px solid rgba(128, 128, 128, 0.2); }
+.flips td:nth-child(n+3) { min-width: 5.5rem; }
 .flips pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.8125rem;
   background: none; padding: 0; border: 0; }
 .flips .kind { color: white; border-radius: 4px; padding: 1px 7px; white-space: nowrap;

@@ -45,7 +45,9 @@ STYLE = """
   .st-key-wide-only { display: none; }
   /* a dozen axes side by side: to be moved across rather than pressed together */
   .st-key-parallel { overflow-x: auto; }
-  .st-key-parallel > div { min-width: 720px; }
+  .st-key-parallel > div { min-width: 1100px; }
+  /* no room for numbers: a tap shows them */
+  .st-key-heat .heatmap-label { display: none; }
 }
 .st-key-spec textarea { font-family: monospace; font-size: 0.875rem; }
 </style>
@@ -60,7 +62,17 @@ def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
         margin={"l": 10, "r": 10, "t": 48, "b": 10},
         uirevision=title,
         hoverlabel={"align": "left"},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0, "title": None},
+        # below the axis, however many lines it takes on a narrow screen
+        legend={
+            "orientation": "h",
+            "title": None,
+            "xref": "container",
+            "x": 0,
+            "xanchor": "left",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+        },
         dragmode="zoom",
     )
     figure.update_xaxes(automargin=True, title_standoff=8)

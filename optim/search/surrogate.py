@@ -87,7 +87,10 @@ class Surrogate(Generational[list[Observation]]):
         found = self.rank_correlation(observations)
         if found is None:
             return []
-        return [f"The model's rank correlation with results that it has not seen is {found:.2f}"]
+        return [
+            "The searcher's model puts candidates that it has not seen into the right order with a "
+            f"rank correlation of {found:.2f} (1: always, 0: never better than chance)"
+        ]
 
     def _begin(self) -> list[Observation]:
         return []

@@ -363,6 +363,13 @@ class TestCompare:
             "trial 0 deployed", "trial 3 plurals-ft", "trial 5 early",
         ]  # fmt: skip
         assert len(app.get("plotly_chart")) == 3
+        assert set(frame["suite"][frame["metric"] != "score"]) == {"all"}
+        prose = frame.loc[frame["suite"] == "prose", "trial 5 early"].item()
+        assert prose.endswith(") nats/token")
+        assert prose.count("nats") == 1
+        suites = app.dataframe[1].value
+        assert "all" not in set(suites["suite"])
+        assert len(suites) > len(frame)
         app.multiselect(key="compared").set_value([0, 3]).run()
         assert app.query_params["trials"] in ("0,3", ["0,3"])
 

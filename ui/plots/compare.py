@@ -52,11 +52,11 @@ def parallel_figure(
 ) -> go.Figure:
     """One line a candidate over the objectives, each scaled to its own span, better upwards."""
     figure = go.Figure()
-    axes = [words.markup(m.title) for m in measures]
     spans = []
     for measure in measures:
         values = [v for c in found if (v := measure.value(c)) is not None]
         spans.append((min(values, default=0.0), max(values, default=1.0)))
+    axes = [_axis(m, *span) for m, span in zip(measures, spans, strict=True)]
     for index, candidate in enumerate(found):
         heights, hover = [], []
         for measure, (low, high) in zip(measures, spans, strict=True):
@@ -79,3 +79,10 @@ def parallel_figure(
     )
     figure.update_xaxes(type="category")
     return figure
+
+
+def _axis(measure: Measure, low: float, high: float) -> str:
+    """Its name and what its ends stand for, the best first."""
+    ends = (low, high) if measure.better == "minimize" else (high, low)
+    best, worst = (words.amount(end, measure.unit) for end in ends)
+    return f"{words.markup(measure.title)}<br>best {best}<br>worst {worst}"

@@ -109,7 +109,6 @@ def front_figure(
     figure.update_layout(
         uirevision=f"{x.key}|{y.key}|{told.split}|{zoom}",
         clickmode="event+select",
-        legend_y=-0.21,
         meta={"outside": 0, "hidden": 0},
     )
     if not len(told):

@@ -110,7 +110,9 @@ def volume_figure(curve: Sequence[Progress]) -> go.Figure:
             hovertemplate="%{x} evaluations: %{y:.4g}<extra></extra>",
         )
     )
-    theme.dress(figure, height=HEIGHT, title="Hypervolume of the front")
+    theme.dress(
+        figure, height=HEIGHT, title="Hypervolume of the front: grows as the front gets better"
+    )
     figure.update_xaxes(title="evaluations on the search split")
     figure.update_yaxes(title="product of the objectives", rangemode="tozero")
     return figure

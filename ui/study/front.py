@@ -71,7 +71,7 @@ def _axis(label: str, key: str, known: dict[str, Measure], first: str) -> Measur
         format_func=lambda k: known[k].title,
         key=key,
         bind="query-params",
-        width=200,
+        width=180,
     )
     return known[chosen or first]
 
@@ -167,9 +167,11 @@ def _picks(shown: Snapshot, trials: Columns) -> dict[str, int]:
 
 
 def _few(trials: Columns, flips: np.ndarray) -> int:
-    """A number to begin with: a quarter of what the front's candidates have at most."""
-    front = flips[trials.front & ~np.isnan(flips)]
-    return int(front.max() // 4) if len(front) else 0
+    """A number to begin with: a quarter of what the front's candidates have at most, and no less
+    than the fewest of those that meet the constraints, so that there is a best one."""
+    known = ~np.isnan(flips)
+    front, feasible = flips[trials.front & known], flips[trials.feasible & known]
+    return int(max(front.max() // 4, feasible.min())) if len(front) else 0
 
 
 def _pick(shown: Snapshot, trials: Columns, name: str, number: int, why: str) -> None:

@@ -101,7 +101,7 @@ def _metrics(shown: Snapshot, candidate: CandidateView | None, found: Columns, s
         if candidate is not None and candidate.trial.error:
             st.error(words.plain(candidate.trial.error))
         return
-    with st.container(horizontal=True, gap="small"):
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.markdown(f"##### Metrics · {split} split", width="content")
         if candidate.trial.rank == 1:
             st.badge("on the front", color="blue")

@@ -73,32 +73,40 @@ def _choose(told: Columns) -> list[int]:
 
 
 def _name(number: int, role: str, label: str) -> str:
-    return f"{number}" if role == "search" else f"{number} {label}"
+    return f"trial {number}" if role == "search" else f"trial {number} {label}"
 
 
 def _draw(shown: Snapshot, found: Sequence[CandidateView], split: OpenSplit) -> None:
     names = {t.number: _name(t.number, t.role, t.label) for t in (c.trial for c in found)}
     st.markdown(f"##### Metrics · {split} split")
-    st.dataframe(
-        metrics_frame(shown, found, names),
-        hide_index=True,
-        width="stretch",
-        height="content",
-        alt="Metrics of the compared candidates with intervals",
-    )
+    frame = metrics_frame(shown, found, names)
+    first = (frame["suite"] == "all") | (frame["metric"] == "score")
+    _table(frame[first], "Metrics of the compared candidates with intervals")
     st.caption(
         words.plain(
             f"Each with its 95 % interval; flips and churn are against {shown.study.reference}."
         )
     )
+    if not first.all():
+        with st.expander("Every metric, suite by suite"):
+            _table(frame[~first], "Metrics of the compared candidates, suite by suite")
+    _links(shown, found)
     st.plotly_chart(
         parallel_figure(objectives(shown.study), found, names),
-        key="parallel",
+        key="objectives",
         alt="Objectives of the compared candidates side by side",
     )
-    if not shown.study.scored:
+    if shown.study.scored:
+        _changes(shown, names, split)
+    else:
         st.caption("Text suites have no answers that could change.")
-        return
+
+
+def _table(frame: pd.DataFrame, alt: str) -> None:
+    st.dataframe(frame, hide_index=True, width="stretch", height="content", alt=alt)
+
+
+def _changes(shown: Snapshot, names: Mapping[int, str], split: OpenSplit) -> None:
     between = pairs(reading.database(), shown.study, list(names), split)
     st.markdown("##### What changes between them")
     for column, kind in zip(st.columns(2), ("churn", "negative"), strict=True):
@@ -110,7 +118,6 @@ def _draw(shown: Snapshot, found: Sequence[CandidateView], split: OpenSplit) -> 
         f"Of n = {n} items of the {split} split: churn are answers that differ; negative flips are "
         "items that the row's candidate gets right and the column's wrong."
     )
-    _links(shown, found)
 
 
 def metrics_frame(
@@ -127,11 +134,12 @@ def metrics_frame(
             "metric": "score" if measure.metric == "score" else measure.title.split(",")[0],
             "items": max(metric.n for metric in cells if metric is not None),
         }
+        # the unit stands once in a cell
+        own, unit = ("%", "") if measure.unit == "%" else ("", f" {measure.unit}")
         for candidate, metric in zip(found, cells, strict=True):
-            value = words.amount(None if metric is None else metric.value, measure.unit)
-            row[f"trial {names[candidate.trial.number]}"] = (
-                f"{value} ({words.interval(metric, measure.unit)})"
-            )
+            value = words.amount(None if metric is None else metric.value, own)
+            bounds = words.interval(metric, own)
+            row[names[candidate.trial.number]] = f"{value} ({bounds}){unit}"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -143,7 +151,7 @@ def _links(shown: Snapshot, found: Sequence[CandidateView]) -> None:
             name = words.plain(_name(trial.number, trial.role, trial.label))
             st.page_link(
                 badges.CANDIDATE,
-                label=f"Trial {name} · {tables.ROLES[trial.role]}",
+                label=f"{name} · {tables.ROLES[trial.role]}",
                 icon=":material/open_in_new:",
                 query_params={"study": str(shown.study.id), "trial": str(trial.number)},
             )

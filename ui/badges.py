@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
-from ui import theme
+from services.findings import Finding
+from ui import theme, words
 
 # not a folder called `pages`: Streamlit would serve its files past app.py
 STUDIES = "views/studies.py"
@@ -48,3 +51,13 @@ def hint(text: str, commands: str = "") -> None:
         st.markdown(text)
         if commands:
             st.code(commands, language="bash")
+
+
+def findings(found: Sequence[Finding]) -> None:
+    """A card for everything that is wrong, with its mend, and a line for what is not."""
+    for finding in found:
+        if not finding.mend:
+            st.caption(f":material/health_and_safety: {words.plain(finding.what)}.")
+            continue
+        text = f"{words.plain(finding.what)}.  \n**{words.plain(finding.mend)}.**"
+        st.warning(text, icon=":material/health_and_safety:")

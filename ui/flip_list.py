@@ -63,28 +63,35 @@ def matching(
 def flips_html(flips: Sequence[Flip], reference: str) -> str:
     """A table of flips: prompt, gold, the reference's answer, the candidate's answer, margins."""
     heads = ("", "Prompt", "Gold", f"{words.markup(reference)} said", "Candidate says")
+    return table(heads, [_cells(flip) for flip in flips])
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """HTML cells below HTML heads; where there is little room each cell has its head beside it."""
     head = "".join(f"<th>{name}</th>" for name in heads)
-    rows = "".join(_row(flip, heads) for flip in flips)
+    marks = [f' data-head="{head}"' if head else "" for head in heads]
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{mark}>{cell}</td>" for mark, cell in zip(marks, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
     return (
-        f'{STYLE}<table class="flips"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f'{STYLE}<table class="flips"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     )
 
 
-def _row(flip: Flip, heads: Sequence[str]) -> str:
+def _cells(flip: Flip) -> Sequence[str]:
     name, colour, meaning = KINDS[flip.kind]
     kind = f'<span class="kind" style="background:{colour}" title="{meaning}">{name}</span>'
     item = f'<div class="item">{words.markup(flip.suite)} · {words.markup(flip.item)}</div>'
-    cells = (
+    return (
         kind + item,
-        _text(_cut(flip.prompt)),
-        _text(flip.gold),
-        _text(flip.old) + _margin(flip.old_margin),
-        _text(flip.new) + _margin(flip.new_margin),
+        written(flip.prompt),
+        written(flip.gold),
+        written(flip.old) + _margin(flip.old_margin),
+        written(flip.new) + _margin(flip.new_margin),
     )
-    # on a narrow screen cells stand below each other, each with its head
-    marks = (f' data-head="{head}"' if head else "" for head in heads)
-    both = zip(marks, cells, strict=True)
-    return "<tr>" + "".join(f"<td{mark}>{cell}</td>" for mark, cell in both) + "</tr>"
 
 
 def _cut(text: str) -> str:
@@ -94,9 +101,10 @@ def _cut(text: str) -> str:
     return f"{text[:half]}\n[… {len(text) - 2 * half} characters …]\n{text[-half:]}"
 
 
-def _text(text: str) -> str:
+def written(text: str) -> str:
+    """A prompt or an answer as it stands, its lines kept."""
     # the space that starts an answer is there for the tokenizer
-    shown = words.markup(text.strip()) if text.strip() else "(nothing)"
+    shown = words.markup(_cut(text.strip())) if text.strip() else "(nothing)"
     return f"<pre>{shown}</pre>"
 
 

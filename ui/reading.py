@@ -13,14 +13,31 @@ from typing import Any
 
 import streamlit as st
 
-from services import noise
+from services import noise, suite_health
 from services.cli.context import open_database
 from services.db import Database, Row
 from services.findings import Finding
-from services.studies import certainty, columns, health, listing, read, views
+from services.studies import (
+    attribution,
+    certainty,
+    coalitions,
+    columns,
+    cost,
+    health,
+    listing,
+    multiplicity,
+    read,
+    suite_answers,
+    views,
+)
+from services.studies.attribution import Attribution
 from services.studies.columns import Columns
+from services.studies.cost import StudyCost
+from services.studies.multiplicity import Multiplicity
 from services.studies.read import Flip, OpenSplit
 from services.studies.record import Study
+from services.studies.suite_answers import SuiteAnswers
+from services.suite_health import SuiteHealth
 
 Mark = tuple[Any, ...]
 
@@ -130,6 +147,49 @@ def curve(shown: Snapshot) -> list[views.Progress]:
 def flips(study_id: int, number: int, split: OpenSplit, mark: Mark, _study: Study) -> list[Flip]:
     """Every answer of a candidate that differs from the reference's."""
     return read.flips(database(), _study, number, split)
+
+
+def near_best(shown: Snapshot, split: OpenSplit, epsilon: float) -> Multiplicity:
+    """What the near-best candidates answer differently; as of the coarse mark."""
+    return _near_best(shown.study.id, coarse(shown), split, epsilon, shown.study)
+
+
+@st.cache_resource(show_spinner="Comparing near-best candidates …", max_entries=16)
+def _near_best(
+    study_id: int, mark: Mark, split: OpenSplit, epsilon: float, _study: Study
+) -> Multiplicity:
+    return multiplicity.multiplicity(database(), _study, epsilon=epsilon, split=split)
+
+
+def costs(shown: Snapshot) -> StudyCost:
+    """What the study has cost; as of the coarse mark."""
+    return _costs(shown.study.id, coarse(shown), shown.study)
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def _costs(study_id: int, mark: Mark, _study: Study) -> StudyCost:
+    return cost.of_study(database(), _study)
+
+
+@st.cache_resource(show_spinner="Comparing merges …", max_entries=32)
+def worth_of_parents(
+    study_id: int, number: int, split: OpenSplit, mark: Mark, _study: Study
+) -> Attribution:
+    """What follows from the merges that were evaluated so far."""
+    plan = coalitions.plan(database(), _study, number, split=split)
+    return attribution.result(database(), _study, plan)
+
+
+@st.cache_resource(show_spinner="Looking for what is wrong …", max_entries=32)
+def health_of_suite(name: str, digest: str, study: int | None) -> SuiteHealth:
+    """What the items of a suite say: its newest content, of that digest, or that of a study."""
+    return suite_health.of_items(views.suite(database(), name, study))
+
+
+@st.cache_resource(show_spinner="Looking at answers …", max_entries=32)
+def answers_of_suite(name: str, study_id: int, mark: Mark, _study: Study) -> list[SuiteAnswers]:
+    """What a study's answers say of one of its suites."""
+    return suite_answers.of_study(database(), _study, read.suite_of(database(), _study, name))
 
 
 def noise_floor(shown: Snapshot, split: str) -> str | None:

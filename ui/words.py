@@ -13,6 +13,7 @@ from typing import Any
 from services.studies.read import Metric
 from services.studies.record import Study
 from services.studies.space import mean_of, rows_of
+from services.studies.tell import Value
 from services.words import DASH as DASH
 from services.words import count as count
 from services.words import duration as duration
@@ -21,6 +22,7 @@ from services.words import percent as percent
 
 #: weights smaller than this are left out of short texts (never out of tables)
 SMALL_WEIGHT = 0.005
+UNITS = ("", "k", "M", "G", "T", "P", "E")
 #: characters with a meaning in Streamlit's Markdown
 MARKDOWN = r"\`*_{}[]()<>#+-.!|~:$^"
 
@@ -32,7 +34,7 @@ def amount(value: float | None, unit: str) -> str:
     return percent(value) if unit == "%" else f"{value:.3f} {unit}".strip()
 
 
-def interval(metric: Metric | None, unit: str) -> str:
+def interval(metric: Metric | Value | None, unit: str) -> str:
     """The 95 % interval alone: `63.0–69.1 %`; a dash where there is none."""
     if metric is None or metric.low is None or metric.high is None:
         return DASH
@@ -41,12 +43,27 @@ def interval(metric: Metric | None, unit: str) -> str:
     return f"{metric.low:.3f}–{metric.high:.3f} {unit}".strip()
 
 
+def sure(value: Value) -> str:
+    """A share with its 95 % interval: `12.3 % (10.1–14.9 %)`; a dash where it is undefined."""
+    if value.value is None:
+        return DASH
+    return f"{percent(value.value)} ({interval(value, '%')})"
+
+
 def large(number: float) -> str:
     """A number rounded to what a glance needs: `1.9 million`, `12 400`."""
     for size, name in ((1e9, "billion"), (1e6, "million")):
         if number >= size:
             return f"{number / size:.1f} {name}"
     return count(number)
+
+
+def short(number: float) -> str:
+    """Three digits and a unit: `12.3 M`."""
+    step = 0
+    while number >= 1000 and step + 1 < len(UNITS):
+        number, step = number / 1000, step + 1
+    return f"{number:.3g}\u00a0{UNITS[step]}".strip()
 
 
 def when(moment: datetime | None, now: datetime | None = None) -> str:

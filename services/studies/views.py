@@ -32,7 +32,7 @@ from services.studies.submit import (
     check_objectives,
     check_pool,
 )
-from services.suites import Item, Split
+from services.suites import Item, Split, Suite
 
 #: points of a progress curve at most: more would not be seen
 CURVE_POINTS = 40
@@ -291,18 +291,30 @@ def suites(database: Database) -> list[Row]:
     return database.rows("registry.suites")
 
 
+def suite(database: Database, name: str, study: int | None = None) -> Suite:
+    """A suite with its items: the newest content, or what a study was submitted with; raises
+    NotFound."""
+    if study is not None:
+        return read.suite_of(database, read.get_study(database, study), name)
+    with database.transaction() as connection:
+        return registry.suite_from_row(registry.suite_row(connection, name))
+
+
+def studies_of_suite(database: Database, name: str) -> list[Row]:
+    """Number and name of the studies that have a suite of that name, newest first."""
+    return database.rows("views.studies_of_suite", name=name)
+
+
 def items(database: Database, name: str, split: str, text: str = "") -> list[Item]:
     """The items of an open split of a suite's newest content whose texts hold `text`, in any case.
 
     Raises NotFound, or BadInput for the sealed test split.
     """
     read.refuse_test(split)
-    with database.transaction() as connection:
-        suite = registry.suite_from_row(registry.suite_row(connection, name))
     wanted = text.casefold().strip()
     return [
         item
-        for item in suite.split(cast(Split, split))
+        for item in suite(database, name).split(cast(Split, split))
         if not wanted or wanted in "\n".join(_texts(item)).casefold()
     ]
 

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 
 import services.cli as command_line
 from services import kinship, registry
-from services.errors import BadInput, IntegrityError, RemeltError
+from services.access import User
+from services.errors import BadInput, Forbidden, IntegrityError, RemeltError
 from services.settings import Settings
 from services.studies import control, read
 
@@ -132,6 +133,11 @@ def test_kinship_of_a_pool_is_read_once(
     registry.add_pool(
         driver.database, driver.config, "kin", list(map(str, copies)), reference="now"
     )
+    with pytest.raises(
+        Forbidden, match="eve is a viewer and may not measure the kinship of pool kin"
+    ):
+        kinship.of_pool(driver.database, driver.config, "kin", by=User("eve", "viewer"))
+    assert kinship.stored(driver.database, "kin") is None
     said: list[tuple[str, int, int]] = []
     found = kinship.of_pool(
         driver.database, driver.config, "kin", progress=lambda *told: said.append(told)
@@ -155,6 +161,11 @@ def test_kinship_of_a_pool_is_read_once(
     assert data["checkpoints"] == ["far", "left"]
     assert data["norm"] == pytest.approx(norms[::-1].tolist(), rel=1e-9)
     assert data["cosine"][0][0] == 1
+    # who may not measure may look at what was measured
+    eve = User("eve", "viewer")
+    assert (
+        kinship.of_pool(driver.database, driver.config, "nik", base="now", by=eve).to_dict() == data
+    )
     assert "cosine of task vectors from now (2410.12613)" in remelt("pool", "kinship", "kin")
     assert "l2 of task vectors" in remelt("pool", "kinship", "kin", "--measure", "l2")
     with pytest.raises(BadInput, match="'then' is not in pool 'kin'"):

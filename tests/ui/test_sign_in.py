@@ -21,7 +21,7 @@ SECRETS = {"auth": {"client_id": "x", "server_metadata_url": "https://id.example
 GUARDED = {
     "submit", "pause", "resume", "cancel", "archive", "unarchive", "edit", "request", "add_pool",
     "add_suite", "add_suite_bytes", "store_suite", "final_report", "sealed_predictions",
-    "final_answers",
+    "final_answers", "of_pool",
 }  # fmt: skip
 
 

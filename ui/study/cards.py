@@ -52,16 +52,6 @@ def draw(shown: Snapshot, columns: Columns) -> None:
             _card(measure, candidate, reference, shown)
 
 
-def health(shown: Snapshot) -> None:
-    """A card for everything that is wrong with the study, and a line for what is not."""
-    for finding in reading.findings(shown):
-        if not finding.mend:
-            st.caption(f":material/health_and_safety: {words.plain(finding.what)}.")
-            continue
-        text = f"{words.plain(finding.what)}.  \n**{words.plain(finding.mend)}.**"
-        st.warning(text, icon=":material/health_and_safety:")
-
-
 def leading(shown: Snapshot, columns: Columns) -> CandidateView | None:
     """The chosen candidate; before there is one, the feasible one of highest merit."""
     told = columns.take(columns.told)

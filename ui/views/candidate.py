@@ -19,7 +19,7 @@ from ui import badges, flip_list, guard, live, reading, sign_in, tables, words
 from ui.flip_list import KINDS, PER_PAGE
 from ui.plots.weights import bars_figure, groups_figure
 from ui.reading import Snapshot
-from ui.study import cards, splits
+from ui.study import cards, costs, parents, splits
 
 
 def main() -> None:
@@ -33,6 +33,7 @@ def main() -> None:
         shown = reading.snapshot(study)
         detail = read.trial_detail(reading.database(), shown.study, number)
         _head(shown, detail)
+        parents.seen_suites(shown, number)
         split = splits.choose(shown, key="on", first=_first_split(shown, detail))
         found = splits.trials(shown, split)
         candidate = found.view_of(number)
@@ -43,11 +44,13 @@ def main() -> None:
         with right:
             _metrics(shown, candidate, found, split)
         _flips(shown, candidate, split)
+        parents.worth(shown, detail, split)
         left, right = st.columns(2, gap="large")
         with left:
             _recipe(shown, detail)
         with right:
             _record(detail)
+            costs.candidate(shown, number)
 
 
 def _first_split(shown: Snapshot, detail: Row) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from services import registry
+from services import kinship, registry
 from services.access import User
 from services.errors import RemeltError
 from services.settings import settings
 from services.studies import views
 from ui import badges, guard, pool_words, reading, sign_in, words
+from ui.plots.kinship import kinship_figure
 
 COMMAND = "remelt pool add NAME --reference DEPLOYED DIR DIR …"
 SAID = "pool-added"
@@ -33,7 +34,7 @@ def main() -> None:
             with st.expander("Register a pool", icon=":material/add:", expanded=not found):
                 _form(who)
         for pool in reversed(found):
-            _pool(pool["name"], pool["studies"])
+            _pool(pool["name"], pool["studies"], who)
 
 
 def _form(who: User) -> None:
@@ -92,7 +93,7 @@ def _add(name: str, reference: str, places: str, who: User) -> None:
     st.rerun()
 
 
-def _pool(name: str, studies: int) -> None:
+def _pool(name: str, studies: int, who: User) -> None:
     pool, report = views.pool(reading.database(), name), views.pool_report(reading.database(), name)
     with st.container(border=True):
         st.markdown(f"##### {words.plain(pool.name)}")
@@ -126,6 +127,53 @@ def _pool(name: str, studies: int) -> None:
             alt=f"Checkpoints of pool {pool.name}",
         )
         st.markdown(pool_words.lines(report))
+        if len(pool.members) > 2:
+            _kinship(pool, who)
+
+
+def _kinship(pool: registry.Pool, who: User) -> None:
+    """How alike the checkpoints are, where it was measured; else the button that measures it."""
+    base = st.selectbox(
+        "Kinship: differences from",
+        pool.names,
+        index=pool.names.index(pool.reference),
+        key=f"kinship-base-{pool.name}",
+        width=260,
+    )
+    found = kinship.stored(reading.database(), pool.name, base=base)
+    if found is None:
+        st.caption(
+            "How alike what the checkpoints have learnt is: read once from their files (some "
+            "seconds a gigabyte) and kept."
+        )
+        label = "Measure the kinship"
+        if who.may("submitter") and st.button(
+            label, icon=":material/family_history:", key=f"kinship-{pool.name}"
+        ):
+            _measure(pool.name, base, who)
+        return
+    st.plotly_chart(
+        kinship_figure(found),
+        key=f"kinship-plot-{pool.name}",
+        alt=f"Cosines of the task vectors of pool {pool.name}",
+    )
+    st.caption(
+        f"Cosine of what each checkpoint differs by from {words.plain(found.base)}: near 1 both "
+        "have learnt the same change, near 0 changes that have nothing in common, below 0 opposite "
+        "ones. Near relatives add little to each other in a merge."
+    )
+
+
+def _measure(name: str, base: str, who: User) -> None:
+    bar = st.progress(0.0, "Reading …")
+
+    def tick(what: str, done: int, total: int) -> None:
+        bar.progress(min(done / max(total, 1), 1.0), f"{words.plain(what).capitalize()} …")
+
+    with guard.explained():
+        kinship.of_pool(reading.database(), settings(), name, base=base, progress=tick, by=who)
+        st.rerun()
+    bar.empty()
 
 
 if __name__ == "__main__":

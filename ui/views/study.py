@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ui import badges, guard, reading
-from ui.study import cards, front, head, splits, table
+from ui.study import cards, costs, front, head, near_best, splits, table
 
 
 def main() -> None:
@@ -23,9 +23,14 @@ def main() -> None:
         trials, split = front.draw(shown)
         table.draw(shown, trials, split)
         table.descents(shown)
+        judged = st.container()
         table.events(shown)
-        with findings:  # last: of a large study they take longer than all that is drawn
-            cards.health(shown)
+        # last: of a large study these take longer than all that is drawn
+        with judged, guard.explained():
+            near_best.draw(shown)
+            costs.draw(shown)
+        with findings:
+            badges.findings(reading.findings(shown))
 
 
 if __name__ == "__main__":

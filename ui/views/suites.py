@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import streamlit as st
 
 from services import registry
+from services import suite_health as items_say
 from services.access import User
 from services.db import Row
 from services.errors import RemeltError
 from services.studies import views
 from services.suites import SPLITS, Item
-from ui import badges, guard, reading, sign_in, words
+from ui import badges, guard, reading, sign_in, suite_health, words
 
 FORMS = {
     "choice": "multiple choice, by log-likelihood",
@@ -44,8 +45,9 @@ def main() -> None:
     st.title("Suites", anchor=False)
     with guard.explained():
         who = sign_in.user()
-        if message := st.session_state.pop(SAID, None):
-            st.success(words.plain(message), icon=":material/check:")
+        if said := st.session_state.pop(SAID, None):
+            st.success(words.plain(said[0]), icon=":material/check:")
+            badges.findings(said[1])
         found = views.suites(reading.database())
         if not found:
             badges.hint(
@@ -60,7 +62,9 @@ def main() -> None:
                 _form(who)
         if found:
             _table(found)
-            _items(found)
+            name = _choose(found)
+            suite_health.draw(next(s for s in found if s["name"] == name))
+            _items(name)
 
 
 def _form(who: User) -> None:
@@ -89,7 +93,8 @@ def _add(name: str, data: bytes, normalise: bool, who: User) -> None:
         return
     sizes = ", ".join(f"{split} {len(suite.split(split))}" for split in SPLITS)
     state = "is registered" if new else "was registered already"
-    st.session_state[SAID] = f"Suite {name} {state}: {len(suite.items)} items, {sizes}."
+    message = f"Suite {name} {state}: {len(suite.items)} items, {sizes}."
+    st.session_state[SAID] = (message, items_say.of_items(suite).findings)
     st.rerun()
 
 
@@ -126,17 +131,22 @@ def _table(found: Sequence[Row]) -> None:
     )
 
 
-def _items(found: Sequence[Row]) -> None:
-    """Items of one suite on an open split; those of the sealed one are not shown."""
-    st.markdown("##### Items")
-    suite, split, text = st.columns([3, 3, 4], vertical_alignment="bottom")
+def _choose(found: Sequence[Row]) -> str:
+    """The suite that the rest of the page is about."""
     names = [s["name"] for s in found]
-    name = suite.selectbox("Suite", names, key="suite", bind="query-params")
+    name = st.selectbox("Suite", names, key="suite", bind="query-params", width=320)
+    return str(name)
+
+
+def _items(name: str) -> None:
+    """Items of one suite on an open split; those of the sealed one are not shown."""
+    st.markdown(f"##### Items of {words.plain(name)}")
+    split, text = st.columns([3, 7], vertical_alignment="bottom")
     on = split.segmented_control(
         "Split", ["search", "validation"], default="search", required=True, key="items-on"
     )
     wanted = text.text_input("Text", placeholder="in any text or id", key="items-text")
-    items = views.items(reading.database(), str(name), on or "search", wanted)
+    items = views.items(reading.database(), name, on or "search", wanted)
     if not items:
         st.info("No item matches.")
         return

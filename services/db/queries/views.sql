@@ -54,6 +54,12 @@ SELECT count(*) FILTER (WHERE state = 'queued') AS queued,
 -- name: studies_of_pools
 SELECT pool_id AS pool, count(*) AS studies FROM study GROUP BY 1
 
+-- name: studies_of_suite
+SELECT s.id, s.name FROM study s
+WHERE EXISTS (SELECT 1 FROM study_suite x JOIN suite u ON u.id = x.suite_id
+              WHERE x.study_id = s.id AND u.name = %(name)s)
+ORDER BY s.id DESC
+
 -- name: flight
 -- What runs of one study right now; `share` counts in evaluations, of which descents are none.
 SELECT count(*) + (SELECT count(*) FROM descent d

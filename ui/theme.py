@@ -72,7 +72,7 @@ def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
             "yref": "container",
             "y": 0,
             "yanchor": "bottom",
-        },  # fmt: skip
+        },
         dragmode="zoom",
     )
     figure.update_xaxes(automargin=True, title_standoff=8)

@@ -111,7 +111,9 @@ def volume_figure(curve: Sequence[Progress]) -> go.Figure:
         )
     )
     theme.dress(
-        figure, height=HEIGHT, title="Hypervolume of the front: grows as the front gets better"
+        figure,
+        height=HEIGHT,
+        title="Hypervolume of the front<br><sup>grows as the front gets better</sup>",
     )
     figure.update_xaxes(title="evaluations on the search split")
     figure.update_yaxes(title="product of the objectives", rangemode="tozero")
@@ -196,8 +198,8 @@ def timeline_figure(spans: Sequence[Span]) -> go.Figure | None:
     title = f"Workers: the newest {len(spans)} evaluations" if len(spans) > 1 else "Workers"
     theme.dress(figure, height=150 + 22 * len(names), title=title)
     figure.update_xaxes(title="time (UTC)", type="date")
-    # so low a plot would have its legend on the axis
-    figure.update_layout(legend={"y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"})
+    # below, its legend would take half of so low a plot
+    figure.update_layout(legend={"yref": "paper", "y": 1.02, "x": 1, "xanchor": "right"})
     figure.update_yaxes(
         title="worker", type="category", categoryorder="array",
         categoryarray=[words.markup(name) for name in reversed(names)],

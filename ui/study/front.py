@@ -142,14 +142,14 @@ def _picks(shown: Snapshot, trials: Columns) -> dict[str, int]:
     """Candidates worth a look, ringed in the plot: by name in the plot's `RINGS`, their numbers."""
     found: dict[str, int] = {}
     flips = flips_of(trials)
-    with st.container(border=True, horizontal=True, gap="medium", vertical_alignment="bottom"):
+    with st.container(border=True, horizontal=True, gap="small", vertical_alignment="bottom"):
         if (number := knee_of(shown.study, trials)) is not None:
             found["knee"] = number
             _pick(shown, trials, "Knee of the front", number, "the least sum of the objectives, "
                   "each scaled from the front's best to its worst value")  # fmt: skip
         if not np.isnan(flips).all():
             most = st.number_input(
-                "At most this many negative flips", width=230,
+                "At most this many negative flips", width=215,
                 min_value=0, value=_few(trials, flips), step=1, key=f"few-flips-{shown.study.id}",
                 help="items that the reference gets right and the candidate wrong, over all "
                 "suites of the shown split; the best mean of the objectives among those that "

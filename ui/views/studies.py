@@ -66,7 +66,7 @@ def _rows(found: Sequence[Row]) -> None:
     pages = -(-len(found) // PER_PAGE)
     page = st.number_input("Page", 1, pages, 1, width=120) if pages > 1 else 1
     titles = (
-        "Study", "State", "Progress", "Best (feasible, search split)", "Front", "Cost",
+        "Study", "State", "Progress", "Best of each (feasible, search split)", "Front", "Cost",
         "Pool, owner, created",
     )  # fmt: skip
     with st.container(key="wide-only"):
@@ -99,7 +99,8 @@ def _row(study: Row) -> None:
     columns[3].markdown(f":small[{best or 'nothing feasible yet'}]")
     volume = study["hypervolume"]
     # the heads of columns are not shown on a narrow screen: each cell says what it is
-    front = [f"{study['front']} candidates"] if study["front"] else []
+    several = "candidate" if study["front"] == 1 else "candidates"
+    front = [f"{study['front']} {several}"] if study["front"] else []
     front += [f"hypervolume {volume:.3g}"] if volume else []
     columns[4].markdown(f":small[{', '.join(front) or words.DASH}]")
     columns[5].markdown(f":small[{study['hours']:.2g} worker-hours]")

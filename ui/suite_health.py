@@ -72,12 +72,12 @@ def _wanted(suite: Row) -> bool:
 def _guessers(health: SuiteHealth) -> None:
     if health.chance is None or not health.guessers:
         return
-    rows: list[dict[str, str | int | None]] = [
+    rows: list[dict[str, str]] = [
         {
             "without reading the question": "at random",
             "right": words.percent(health.chance),
             "95 %": words.DASH,
-            "items": None,
+            "items": words.DASH,
         }
     ]
     for one in health.guessers:
@@ -88,7 +88,7 @@ def _guessers(health: SuiteHealth) -> None:
                 "without reading the question": what,
                 "right": words.percent(one.share),
                 "95 %": f"{100 * low:.1f}–{100 * high:.1f}\u00a0%",
-                "items": one.n,
+                "items": words.count(one.n),
             }
         )
     st.dataframe(rows, hide_index=True, width="stretch", height="content",
@@ -138,7 +138,7 @@ def _answers(name: str, study: int) -> None:
 
 def _ids(what: str, ids: Sequence[str], n: int) -> None:
     named = f": {', '.join(ids[:NAMED])}{', …' if len(ids) > NAMED else ''}" if ids else ""
-    st.caption(words.plain(f"{what}: {len(ids)} of {n} items{named}."))
+    st.caption(words.plain(f"{what}: {len(ids)} of {n} items{named}"))
 
 
 def _leaning(found: Leaning) -> str:

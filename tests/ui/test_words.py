@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optim.search import METHODS as SEARCHERS
 from services.errors import SpecRefused
-from services.spec import SEARCHERS, parse_spec
+from services.spec import parse_spec
 from services.studies.read import Flip, Metric
 from ui import flip_list, specs, words
 

@@ -131,7 +131,7 @@ def _figures(shown: Snapshot, figures: Sequence[Figures]) -> None:
         },
         alt="What near-best candidates answer differently, by suite",
     )
-    st.caption("Shares of items with their 95 % intervals.")
+    st.caption("Shares of items with their 95 % intervals. Point at a head to read what it counts.")
 
 
 def _farthest(against: Against) -> str:
@@ -144,7 +144,10 @@ def _unstable(found: Multiplicity, key: str) -> None:
         st.success("They answer every item alike.")
         return
     pages = -(-len(items) // PER_PAGE)
-    st.markdown(f"**Least certain answers** of {words.count(found.unstable_count)} that differ")
+    st.markdown(
+        f"**The {len(items)} least certain** of {words.count(found.unstable_count)} items that "
+        "they answer differently"
+    )
     page = st.pagination(pages, key=key) if pages > 1 else 1
     st.html(unstable_html(items[(page - 1) * PER_PAGE : page * PER_PAGE]))
 

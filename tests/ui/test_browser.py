@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from services.db import rows
 from services.settings import settings
 from services.studies import read, sealed
 from services.studies.columns import read_columns
@@ -32,7 +34,7 @@ ARGUMENTS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 expect.set_options(timeout=WAIT_MS)
-PLOT = ".st-key-front-1 .js-plotly-plot"
+PLOT = "[class*=st-key-front-] .js-plotly-plot"
 
 
 def find_chromium() -> str | None:
@@ -166,26 +168,57 @@ def click_front(page: Page) -> None:
     page.mouse.click(*place)
 
 
-def test_from_the_list_to_a_negative_flip(
-    page: Page, address: str, study_with_results: Any
+def publish(filled: Any, number: int) -> None:
+    """What a worker writes down around casting a candidate of study 3, whose checkpoints are rows
+    only."""
+    fence = {"worker": "worker-1:42", "lease": 60, "max_attempts": 3}
+    with filled.database.transaction() as connection:
+        (artefact,) = rows(connection, "artefacts.of_study", study=3)
+        assert (artefact["number"], artefact["state"]) == (number, "queued")
+        rows(connection, "artefacts.claim", artefact=artefact["id"], **fence)
+        rows(connection, "artefacts.published", artefact=artefact["id"], attempt=1,
+             digest="d" * 64, weights_digest="e" * 64, bytes=520_192)  # fmt: skip
+
+
+def test_from_the_form_to_a_published_candidate(
+    page: Page, address: str, study_with_results: Any, work_off: Any, tmp_path: Path
 ) -> None:
+    database = study_with_results.database
+    page.goto(f"{address}/new")
+    page.get_by_text("Fill in a form instead").click()
+    page.get_by_label("Name", exact=True).fill("asked-in-the-form")
+    page.get_by_label("Candidates", exact=True).fill("12")
+    page.get_by_label("Candidates", exact=True).press("Tab")
+    page.get_by_role("button", name="Write into the spec").click()
+    expect(page.get_by_role("textbox", name="Spec (YAML)")).to_have_value(
+        re.compile(r"name: asked-in-the-form\b(.|\n)*trials: 12\b")
+    )
+    page.get_by_role("button", name="Submit study").click()
+    expect(page).to_have_url(re.compile(r"/study\?study=3"))
+    work_off(database, 3, 9)
+    expect(page.get_by_text("9 of about")).to_be_visible(timeout=10_000)
+    work_off(database, 3)
+    expect(page.get_by_text("Chosen: trial")).to_be_visible(timeout=10_000)
     page.goto(address)
-    page.get_by_role("link", name="#1 better-and-quiet").click()
-    expect(page).to_have_url(re.compile(r"/study\?study=1"))
-    expect(page.get_by_text("Chosen: trial")).to_be_visible()
+    page.get_by_role("link", name="#3 asked-in-the-form").click()
     click_front(page)
-    expect(page).to_have_url(re.compile(r"/candidate\?study=1&trial=\d+"))
-    found = re.search(r"trial=(\d+)", page.url)
-    assert found is not None
-    number = int(found.group(1))
-    expect(page.get_by_role("heading", name=f"Trial {number}")).to_be_visible()
-    study = read.get_study(study_with_results.database, 1)
+    expect(page).to_have_url(re.compile(r"/candidate\?study=3&trial=\d+"))
+    number = int(page.url.rsplit("trial=", 1)[1].split("&")[0])
     page.get_by_role("radio", name="search").click()
-    flips = read.flips(study_with_results.database, study, number)
-    negative = next(f for f in flips if f.kind == "negative" and f.suite != "plurals")
-    prompt = negative.prompt.splitlines()[0]
+    flips = read.flips(database, read.get_study(database, 3), number)
+    prompt = next(f for f in flips if f.kind == "negative").prompt.splitlines()[0]
     expect(page.locator(".flips pre", has_text=prompt).first).to_be_visible()
     expect(page.locator(".flips .kind").first).to_have_text("negative flip")
+    page.get_by_role("button", name="Publish").click()
+    expect(page.get_by_text("queued")).to_be_visible()
+    publish(study_with_results, number)
+    expect(page.get_by_text(f"remelt pull 3/{number} DIR")).to_be_visible(timeout=10_000)
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Download recipe").first.click()
+    waiting.value.save_as(tmp_path / "recipe.yaml")
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert sum(recipe["weights"]) == pytest.approx(1)
+    assert waiting.value.suggested_filename == f"study-3-trial-{number}.recipe.yaml"
 
 
 def test_coming_back_from_a_candidate_does_not_open_it_again(page: Page, address: str) -> None:

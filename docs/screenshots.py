@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def parts(page: Page, base: str, study: int, out: Path) -> None:
-    """The pickers below the plot, several candidates within a lasso, and parallel coordinates."""
+    """Pickers below the plot, candidates within a lasso, parallel coordinates, the form."""
     page.goto(f"{base}/study?study={study}")
     settle(page)
     plot = page.locator(f".st-key-front-{study} .js-plotly-plot")
@@ -112,8 +112,21 @@ def parts(page: Page, base: str, study: int, out: Path) -> None:
     page.get_by_text("Selected:").wait_for()
     settle(page)
     lines = page.locator(".st-key-parallel .js-plotly-plot")
-    cut(page, out / "dashboard-selection.png", plot, page.get_by_label("Selected trials").first)
+    label = "[aria-label='Selected trials with their metrics']"
+    table = page.locator("[data-testid=stDataFrame]", has=page.locator(label)).first
+    cut(page, out / "dashboard-selection.png", plot, table)
     cut(page, out / "dashboard-parallel.png", lines, lines)
+    form(page, base, out)
+
+
+def form(page: Page, base: str, out: Path) -> None:
+    """The form that writes the spec."""
+    page.goto(f"{base}/new")
+    settle(page)
+    page.get_by_text("Fill in a form instead").click()
+    settle(page)
+    expander = page.get_by_test_id("stExpander").first
+    cut(page, out / "dashboard-form.png", expander, expander)
 
 
 def lasso(page: Page, plot: Locator) -> None:

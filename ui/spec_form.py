@@ -52,7 +52,7 @@ def draw(text: str, pools: Sequence[Row], suites: Sequence[Row]) -> None:
         st.expander("Fill in a form instead", icon=":material/edit_note:"),
         st.form("fields", border=False),
     ):
-        st.caption("What they say is written into the YAML below, which is what is submitted.")
+        st.caption("These fields write the YAML below, which is what is submitted.")
         _question(spec, members, pools, suites)
         _method()
         _space(members)

@@ -63,7 +63,7 @@ MARKS = {
 }
 #: rings around candidates of other traces: shapes of their own too
 RINGS = {
-    CHOSEN: Mark(CHOSEN, "circle-open", 21, theme.VERMILLION, theme.VERMILLION, True, 2),
+    CHOSEN: Mark(CHOSEN, "circle-open", 28, theme.VERMILLION, theme.VERMILLION, True, 2),
     "knee": Mark("knee", "diamond-open", 20, theme.GREEN, theme.GREEN, rank=2),
     "few flips": Mark("few flips", "square-open", 19, theme.PURPLE, theme.PURPLE, rank=2),
     SELECTED: Mark(SELECTED, "circle-open", 13, theme.ORANGE, theme.ORANGE, rank=4),

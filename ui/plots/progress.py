@@ -199,7 +199,9 @@ def timeline_figure(spans: Sequence[Span]) -> go.Figure | None:
     theme.dress(figure, height=150 + 22 * len(names), title=title)
     figure.update_xaxes(title="time (UTC)", type="date")
     # below, its legend would take half of so low a plot
-    figure.update_layout(legend={"yref": "paper", "y": 1.02, "x": 1, "xanchor": "right"})
+    figure.update_layout(
+        legend={"xref": "paper", "yref": "paper", "y": 1.02, "x": 1, "xanchor": "right"}
+    )
     figure.update_yaxes(
         title="worker", type="category", categoryorder="array",
         categoryarray=[words.markup(name) for name in reversed(names)],

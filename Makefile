@@ -29,7 +29,7 @@ demo: .venv/.demo  ## recycle a real pool of checkpoints, end to end, in minutes
 # tiny models gain nothing from a second thread, and lose much where other processes run
 test: .venv/.test  ## install, lint and run every test that can run here
 	$(MAKE) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.test  ## ruff and mypy
 	$(BIN)/ruff check .

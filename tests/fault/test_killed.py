@@ -175,7 +175,8 @@ def test_poison_is_abandoned_and_its_neighbours_finish(
 
     def abandoned() -> bool:
         state, _, _ = ended_as(stack, poison)
-        if state == "running" and (engine := stack.holder(poison).engine()) is not None:
+        holder = stack.holds(poison) if state == "running" else None
+        if holder is not None and (engine := holder.engine()) is not None:
             os.killpg(engine, signal.SIGKILL)
         return state == "abandoned"
 

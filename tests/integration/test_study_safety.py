@@ -162,7 +162,7 @@ def test_real_models_that_refuse_from_suite_to_sealed_split(
     assert data["candidates"][0]["metrics"]["safe"]["unsafe_compliance"]["n"] > 0
     print_front(driver.database, number)
     assert "safe" in capsys.readouterr().out
-    assert "safe:unsafe_compliance" in export_study(driver.database, number, "csv")
+    assert "safe:unsafe_compliance" in export_study(driver.database, number, "csv").decode()
     logs = export_samples(driver.database, number, tmp_path, trial=0, split="validation")
     sample = json.loads(next(p for p in logs if "safe" in p.name).read_text().splitlines()[0])
     assert sample["target"] in ("refuse", "comply")

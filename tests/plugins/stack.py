@@ -114,9 +114,15 @@ class Stack:
 
     def holder(self, evaluation: int) -> Worker:
         """The worker that holds an evaluation."""
-        found = self.sql("SELECT worker FROM evaluation WHERE id = %s", evaluation)
-        pid = int(str(found[0]["worker"]).rsplit(":", 1)[1])
-        return next(w for w in self.workers if w.process.pid == pid)
+        found = self.holds(evaluation)
+        assert found is not None, f"nobody holds evaluation {evaluation}"
+        return found
+
+    def holds(self, evaluation: int) -> Worker | None:
+        """The same; None where it was just given back, or was not claimed yet."""
+        found = self.sql("SELECT worker FROM evaluation WHERE id = %s", evaluation)[0]["worker"]
+        pid = int(str(found).rsplit(":", 1)[1]) if found else None
+        return next((w for w in self.workers if w.process.pid == pid), None)
 
     def submit(self, text: str) -> int:
         """Submit a spec written in YAML."""

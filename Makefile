@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint format up bench bench-search clean
+.PHONY: help demo test lint format up bench bench-search bench-judging clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ \t/' | expand -t 12
@@ -62,7 +62,6 @@ bench: .venv/.bench .venv/peers/.done  ## benches of the engine (15 minutes), an
 	$(BIN)/python bench/loop.py --peers .venv/peers/bin/python $(SMALL) $(LARGE)
 	$(BIN)/python bench/ranks.py
 	$(BIN)/python bench/curves.py
-	$(BIN)/python bench/pages.py
 	$(BIN)/python bench/table.py
 
 # whole searches, five of each searcher: with a real pool about an hour
@@ -71,7 +70,11 @@ bench-search: .venv/.bench  ## benches of searches, and the chart in docs/search
 	$(BIN)/python bench/racing.py $(POOL)
 	$(BIN)/python bench/descents.py $(POOL)
 	$(BIN)/python bench/search.py $(POOL)
+	$(BIN)/python bench/table.py
+
+bench-judging: .venv/.bench  ## benches of judging candidates and of the dashboard's pages (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/judging.py
+	$(BIN)/python bench/pages.py
 	$(BIN)/python bench/table.py
 
 clean:  ## remove the environment and caches (not what you trained or searched)

@@ -86,7 +86,7 @@ def _gain(database: Database, study: Study, split: OpenSplit, found: Columns) ->
     elif low <= 0:
         yield Finding(
             kind="within-noise",
-            what=f"Trial {best.trial.number} beats {against} by {value:.4f} in the mean of the "
+            what=f"Trial {best.trial.number} beats {against}, by {value:.4f} in the mean of the "
             f"objectives, which may be chance (95 % {low:.4f} to {high:.4f} on {split})",
             mend="Add items to the suites: four times as many halve the interval",
         )

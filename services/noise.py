@@ -136,7 +136,7 @@ def save(database: Database, checkpoint: str, suite: Suite, floor: NoiseFloor) -
 
 def of_study(database: Database, study: Study, split: str) -> list[NoiseFloor]:
     """The newest floors of the study's reference on its suites: on `split`, else on another one."""
-    digest = next(m.digest for m in study.pool.members if m.name == study.reference)
+    digest = study.pool.member(study.reference).digest
     suites = [suite.id for suite in study.suites]
     found = [
         NoiseFloor(**r) for r in database.rows("noise.newest", checkpoint=digest, suites=suites)

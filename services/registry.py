@@ -66,6 +66,16 @@ class Pool:
         """Manifest digests of the members, in coefficient order."""
         return tuple(member.digest for member in self.members)
 
+    def member(self, name: str) -> Member:
+        """The member of that name; raises NotFound."""
+        found = next((member for member in self.members if member.name == name), None)
+        if found is None:
+            raise NotFound(
+                f"pool {self.name!r} has no checkpoint {name!r}",
+                mend=f"Name one of: {', '.join(self.names)}",
+            )
+        return found
+
     @property
     def dtype(self) -> str:
         """The dtype that candidates are rounded to: the members' own, float32 when they differ."""

@@ -22,7 +22,7 @@ from services import leakage, registry
 from services.cli.context import open_database
 from services.cli.output import interval, print_json, print_table, progress_bar
 from services.db import Database
-from services.errors import BadInput, NotFound, SuiteRefused
+from services.errors import BadInput, SuiteRefused
 from services.leakage import Leakage
 from services.settings import Settings
 from services.suites import Item, Suite, parse_suite
@@ -77,13 +77,7 @@ def _question(database: Database, config: Settings, options: argparse.Namespace)
     with database.transaction() as connection:
         pool = registry.pool(connection, options.pool)
         suite = registry.suite_from_row(registry.suite_row(connection, options.suite))
-    name = name or pool.reference
-    member = next((member for member in pool.members if member.name == name), None)
-    if member is None:
-        raise NotFound(
-            f"pool {pool.name!r} has no checkpoint {name!r}",
-            mend=f"Name one of: {', '.join(pool.names)}",
-        )
+    member = pool.member(name or pool.reference)
     text = _text(options.against)
     reference = parse_suite("against", text, where=str(options.against), require_splits=False)
     if reference.form != suite.form:

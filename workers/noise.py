@@ -20,7 +20,7 @@ from services import noise, registry
 from services.cli.context import open_database
 from services.cli.output import print_json, print_table, progress_bar
 from services.db import Database
-from services.errors import BadInput, NotFound
+from services.errors import BadInput
 from services.noise import NoiseFloor, Variant
 from services.settings import Settings
 from services.suites import Suite
@@ -71,13 +71,7 @@ def _subject(database: Database, config: Settings, options: argparse.Namespace) 
     with database.transaction() as connection:
         pool = registry.pool(connection, options.pool)
         rows = [registry.suite_row(connection, name) for name in dict.fromkeys(options.suite)]
-    name = options.checkpoint or pool.reference
-    member = next((member for member in pool.members if member.name == name), None)
-    if member is None:
-        raise NotFound(
-            f"pool {pool.name!r} has no checkpoint {name!r}",
-            mend=f"Name one of: {', '.join(pool.names)}",
-        )
+    member = pool.member(options.checkpoint or pool.reference)
     suites = tuple(map(registry.suite_from_row, rows))
     for suite in suites:
         if not suite.split(options.split):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from services.studies.read import Flip
+
 #: share: 0.661 is 66.1 %; points: a change of a share; nats: per token; nats change: a change of it
 Unit = Literal["share", "points", "nats", "nats change"]
 #: how a sentence or a card is meant
@@ -94,25 +96,10 @@ class Code:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One item that two models answered differently."""
-
-    suite: str
-    item: str
-    prompt: str
-    gold: str
-    old: str
-    new: str
-    #: nats; None for generated answers
-    old_margin: float | None
-    new_margin: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Answers:
     """Items side by side: what was asked, what was said before, what is said now."""
 
-    answers: Sequence[Answer]
+    answers: Sequence[Flip]
     old: str
     new: str
     title: str = ""

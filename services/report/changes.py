@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from services import noise
 from services.report import words
-from services.report.blocks import Answer, Answers, Block, Cell, Section, Table, Text
+from services.report.blocks import Answers, Block, Cell, Section, Table, Text
 from services.report.material import Material
 from services.report.paired import Flips
 from services.studies import read
@@ -112,15 +113,12 @@ def _examples(material: Material) -> list[Block]:
     answers = Answers(
         title="Answers that break",
         answers=[
-            Answer(
-                suite=flip.suite,
-                item=flip.item,
+            replace(
+                flip,
                 prompt=_cut(flip.prompt),
                 gold=_cut(flip.gold),
                 old=_cut(flip.old),
                 new=_cut(flip.new),
-                old_margin=flip.old_margin,
-                new_margin=flip.new_margin,
             )
             for flip in shown
         ],

@@ -19,11 +19,11 @@ from services.access import User
 from services.db import Database
 from services.errors import BadInput
 from services.spec import Objective
-from services.studies import probes, read
+from services.studies import probes
 from services.studies.claims import Items
+from services.studies.clusters import clusters_of
 from services.studies.coalitions import Plan
 from services.studies.probes import Standing
-from services.studies.read import OpenSplit
 from services.studies.record import Study, load_trials, predictions_of
 
 #: what one model answered, by suite name
@@ -114,6 +114,7 @@ def result(database: Database, study: Study, plan: Plan) -> Attribution:
         told = {digest: t.id for digest, t in known.items() if t.told}
         wanted = {*told.values(), *([reference.id] if reference else ())}
         stored = predictions_of(connection, study, sorted(wanted), plan.split)
+        clusters = clusters_of(connection, study, plan.split)
     if reference is None:
         raise BadInput(
             f"study {study.id} has no results of its reference on {plan.split}",
@@ -121,7 +122,6 @@ def result(database: Database, study: Study, plan: Plan) -> Attribution:
         )
     answers = [stored[told[d]] if d in told else None for d in digests]
     items = Items.of(study, stored[reference.id])
-    clusters = _clusters(database, study, plan.split)
     return Attribution(
         plan=plan,
         standing=probes.standing(database, study, plan.merges, plan.split),
@@ -133,22 +133,12 @@ def result(database: Database, study: Study, plan: Plan) -> Attribution:
     )
 
 
-def _clusters(database: Database, study: Study, split: OpenSplit) -> dict[str, np.ndarray]:
-    """Numbers of the clusters of every suite's items that has some."""
-    found = {}
-    for suite in read.suites_with_items(database, study):
-        labels = [item.cluster or f"\0{item.id}" for item in suite.split(split)]
-        if any(not label.startswith("\0") for label in labels):
-            found[suite.name] = np.unique(labels, return_inverse=True)[1]
-    return found
-
-
 def _parts(
     study: Study,
     axis: Objective,
     items: Items,
     answers: Sequence[Answers | None],
-    clusters: Mapping[str, np.ndarray],
+    clusters: Mapping[str, np.ndarray | None],
 ) -> list[Part]:
     """The values of every coalition in terms of single items."""
     if axis.suite is not None and study.form(axis.suite) == "text":

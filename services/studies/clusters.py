@@ -64,5 +64,5 @@ def side_by_side(parts: Sequence[tuple[int, np.ndarray | None]]) -> np.ndarray |
     for items, labels in parts:
         own = np.arange(items) if labels is None else labels
         found.append(own + start)
-        start += int(own.max()) + 1
+        start += int(own.max(initial=-1)) + 1
     return np.concatenate(found)

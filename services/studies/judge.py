@@ -6,7 +6,6 @@ would replace it: flips, churn, agreement, and what became of generated answers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -244,13 +243,9 @@ def _together(
 def _mean_difference(parts: Sequence[Value]) -> Value:
     """The mean of several suites' differences; their distances to the bounds add in squares, as
     suites have no items in common (Zou & Donner 2008)."""
-    value = math.fsum(p.value or 0.0 for p in parts) / len(parts)
-    n = sum(p.n for p in parts)
-    if any(p.value is None or p.low is None or p.high is None for p in parts):
-        return Value(value, None, None, n)
-    below = math.hypot(*(p.value - p.low for p in parts)) / len(parts)  # type: ignore[operator]
-    above = math.hypot(*(p.high - p.value for p in parts)) / len(parts)  # type: ignore[operator]
-    return Value(value, value - below, value + above, n)
+    ends = np.array([(p.value, p.low, p.high) for p in parts], dtype=np.float64)
+    value, low, high = (None if np.isnan(x) else float(x) for x in intervals.mover(*ends.T))
+    return Value(value, low, high, sum(p.n for p in parts))
 
 
 def _counts(counts: Compatibility) -> dict[str, int]:

@@ -26,7 +26,7 @@ from optim.rate_intervals import (
 from optim.rates import RATES, REFUSAL_RATES, SHARES, among
 from services.db import Connection, rows
 from services.spec import Constraint
-from services.studies.clusters import clusters_of
+from services.studies.clusters import clusters_of, side_by_side
 from services.studies.propose import minimised
 from services.studies.record import (
     Split,
@@ -151,27 +151,14 @@ def _refusal_rates(
     known = [suite for suite in suites if suite[0].refuse is not None]
     found = {}
     for name in REFUSAL_RATES if known else ():
-        hits, labels = [], []
+        hits, labels = [], list[tuple[int, np.ndarray | None]]()
         for old, new, clusters in known:
             assert new.correct is not None
             mine = among(RATES[name].among, len(old), old.refuse)
             hits.append(~new.correct[mine])
-            labels.append(None if clusters is None else clusters[mine])
-        found[name] = share_of(np.concatenate(hits), side_by_side(labels, list(map(len, hits))))
+            labels.append((int(mine.sum()), None if clusters is None else clusters[mine]))
+        found[name] = share_of(np.concatenate(hits), side_by_side(labels))
     return found
-
-
-def side_by_side(labels: Sequence[np.ndarray | None], counts: Sequence[int]) -> np.ndarray | None:
-    """Labels of the items of several suites, which have no cluster in common; None where no suite
-    has clusters. A suite without any has one for each of its `counts` items."""
-    if all(one is None for one in labels):
-        return None
-    parts, taken = [], 0
-    for one, count in zip(labels, counts, strict=True):
-        mine = np.arange(count) if one is None else np.unique(one, return_inverse=True)[1]
-        parts.append(mine + taken)
-        taken += int(mine.max(initial=-1)) + 1
-    return np.concatenate(parts)
 
 
 def macro(suites: Sequence[Predictions], clusters: Sequence[np.ndarray | None]) -> Value:

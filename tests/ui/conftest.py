@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+import streamlit as st
 from psycopg.types.json import Jsonb
 
 from optim.predictions import Predictions, answer_hash, items_digest
@@ -75,6 +76,14 @@ def _use_servers(patch: pytest.MonkeyPatch, database: str, broker: str, home: Pa
 def _forget() -> None:
     settings.cache_clear()
     celery_app.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_caches() -> Iterator[None]:
+    """Caches are shared by the process, and every test has another database."""
+    st.cache_resource.clear()
+    yield
+    st.cache_resource.clear()
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
-import streamlit as st
 from hypothesis import given
 from hypothesis import strategies as hs
 from streamlit.testing.v1 import AppTest
@@ -22,32 +20,12 @@ from services.spec import parse_spec
 from services.studies import control, listing, pairs, read, views
 from services.studies.estimate import BYTES_PER_TOKEN
 from services.studies.propose import BASELINES, minimised
+from tests.plugins.pages import APP, SECONDS, open_page
 from ui import specs, words
 from ui.views import compare
 from ui.views.suites import items_html
 
-APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
 SCRIPT = "<script>"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_caches() -> Iterator[None]:
-    """Caches are shared by the process, and every test has another database."""
-    st.cache_resource.clear()
-    yield
-    st.cache_resource.clear()
-
-
-def open_page(page: str, **ids: int | str) -> AppTest:
-    """A page of the dashboard, run once."""
-    app = AppTest.from_file(str(APP), default_timeout=60).run()
-    if page:
-        app.switch_page(f"views/{page}.py")
-    for name, value in ids.items():
-        app.query_params[name] = str(value)
-    app.run()
-    assert not app.exception
-    return app
 
 
 def said(app: AppTest) -> str:
@@ -374,7 +352,7 @@ class TestCompare:
         assert app.query_params["trials"] in ("0,3", ["0,3"])
 
     def test_short_links_lead_there(self, study_with_results: Any) -> None:
-        app = AppTest.from_file(str(APP), default_timeout=60)
+        app = AppTest.from_file(str(APP), default_timeout=SECONDS)
         app.query_params["study"], app.query_params["trials"] = "1", "0,3"
         assert "Compare candidates" in said(app.run())
 

@@ -5,13 +5,11 @@ kinship and the health of suites.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from optim.leakage import Compared
@@ -19,30 +17,11 @@ from services import kinship, leakage, registry
 from services.settings import settings
 from services.studies import attribution, coalitions, cost, multiplicity, probes, read
 from services.suite_health import of_items
+from tests.plugins.pages import open_page
 from ui.plots.kinship import kinship_figure
 from ui.study.near_best import unstable_html
 
-APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
 NEEDED = "Evaluate the merges it needs"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_caches() -> Iterator[None]:
-    """Caches are shared by the process, and every test has another database."""
-    st.cache_resource.clear()
-    yield
-    st.cache_resource.clear()
-
-
-def open_page(page: str, **ids: int | str) -> AppTest:
-    """A page of the dashboard, run once."""
-    app = AppTest.from_file(str(APP), default_timeout=60).run()
-    app.switch_page(f"views/{page}.py")
-    for name, value in ids.items():
-        app.query_params[name] = str(value)
-    app.run()
-    assert not app.exception
-    return app
 
 
 def said(app: AppTest) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 import yaml
 from psycopg.types.json import Jsonb
 from streamlit.testing.v1 import AppTest
@@ -23,30 +20,8 @@ from services.studies import columns, read, sealed
 from services.studies.propose import merit
 from services.studies.read import CandidateView
 from services.studies.space import make_recipe
+from tests.plugins.pages import APP, SECONDS, open_page
 from ui import tables
-
-APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
-SECONDS = 60
-
-
-@pytest.fixture(autouse=True)
-def _fresh_caches() -> Iterator[None]:
-    """Caches are shared by the process, and every test has another database."""
-    st.cache_resource.clear()
-    yield
-    st.cache_resource.clear()
-
-
-def open_page(page: str, **ids: int | str) -> AppTest:
-    """A page of the dashboard, run once."""
-    app = AppTest.from_file(str(APP), default_timeout=SECONDS).run()
-    if page:
-        app.switch_page(f"views/{page}.py")
-    for name, value in ids.items():
-        app.query_params[name] = str(value)
-    app.run()
-    assert not app.exception
-    return app
 
 
 def texts(app: AppTest) -> str:

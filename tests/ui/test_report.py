@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from services.studies import read, sealed
+from tests.plugins.pages import open_page
 
-APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
 OPEN = "Judge on the test split (logged)"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_caches() -> Iterator[None]:
-    """Caches are shared by the process, and every test has another database."""
-    st.cache_resource.clear()
-    yield
-    st.cache_resource.clear()
-
-
-def open_page(**ids: int | str) -> AppTest:
-    """The report's page, run once."""
-    app = AppTest.from_file(str(APP), default_timeout=60).run()
-    app.switch_page("views/report.py")
-    for name, value in ids.items():
-        app.query_params[name] = str(value)
-    app.run()
-    assert not app.exception
-    return app
 
 
 def shown(app: AppTest) -> str:
@@ -47,7 +25,7 @@ def labels(app: AppTest) -> list[str]:
 
 def test_the_report_of_open_splits_is_there_without_a_click(study_with_results: Any) -> None:
     before = sealed.readings(study_with_results.database, 1)
-    app = open_page(study=1)
+    app = open_page("report", study=1)
     page = shown(app)
     for heading in ("Verdict", "The question", "The pool", "The front", "How far to trust this",
                     "Cost", "Provenance"):  # fmt: skip
@@ -62,7 +40,7 @@ def test_the_report_of_open_splits_is_there_without_a_click(study_with_results: 
 def test_the_test_split_is_opened_once_and_on_purpose(study_with_results: Any) -> None:
     database = study_with_results.database
     before = len(sealed.readings(database, 1))
-    app = open_page(study=1)
+    app = open_page("report", study=1)
     (button,) = [b for b in app.button if b.label == OPEN]
     app = button.click().run()
     assert "Judged on the test split" in shown(app)
@@ -78,7 +56,7 @@ def test_a_candidate_has_a_report_of_its_own(study_with_results: Any) -> None:
     study = read.get_study(study_with_results.database, 1)
     found = read.candidates(study_with_results.database, study, "validation")
     other = next(c.trial.number for c in found if c.trial.role == "search")
-    page = shown(open_page(study=1, trial=other))
+    page = shown(open_page("report", study=1, trial=other))
     assert f"trial {other} instead of deployed?" in page
     assert "Answers that break" in page or "no answer breaks" in page
 
@@ -86,7 +64,7 @@ def test_a_candidate_has_a_report_of_its_own(study_with_results: Any) -> None:
 def test_an_unfinished_study_reports_what_it_has_or_says_why_not(
     study_with_results: Any, work_off: Any
 ) -> None:
-    app = open_page(study=2)
+    app = open_page("report", study=2)
     assert "Judged on the search split: the study goes on" in shown(app)
     assert OPEN not in labels(app)
     assert sealed.readings(study_with_results.database, 2) == []
@@ -97,11 +75,13 @@ def test_an_unfinished_study_reports_what_it_has_or_says_why_not(
     [({"study": 7}, "no study has the number 7"), ({"study": 1, "trial": 999}, "no trial 999")],
 )
 def test_errors_are_explained(study_with_results: Any, ids: dict[str, int], said: str) -> None:
-    app = open_page(**ids)
+    app = open_page("report", **ids)
     assert said in "\n".join(e.value for e in app.error).replace("\\", "")
     assert shown(app) == ""
 
 
 def test_a_page_without_a_study_points_to_the_list(study_with_results: Any) -> None:
-    app = open_page()
+    app = open_page(
+        "report",
+    )
     assert "No study is named" in "\n".join(m.value for m in app.markdown)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from services.settings import settings
 from services.studies import read
+from tests.plugins.pages import APP, SECONDS, shown
 
-APP = Path(__file__).resolve().parents[2] / "ui" / "app.py"
 UI = APP.parent
 SECRETS = {"auth": {"client_id": "x", "server_metadata_url": "https://id.example"}}
 #: functions of services that take who acts
@@ -23,14 +20,6 @@ GUARDED = {
     "add_suite", "add_suite_bytes", "store_suite", "final_report", "sealed_predictions",
     "final_answers", "of_pool",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _fresh_caches() -> Iterator[None]:
-    """Caches are shared by the process, and every test has another database."""
-    st.cache_resource.clear()
-    yield
-    st.cache_resource.clear()
 
 
 @pytest.fixture
@@ -46,17 +35,10 @@ def roles(study_with_results: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def open_as(user: dict[str, Any], page: str = "", **ids: int) -> AppTest:
     """A page as somebody sees it who has signed in with these claims."""
-    app = AppTest.from_file(str(APP), default_timeout=60)
+    app = AppTest.from_file(str(APP), default_timeout=SECONDS)
     app.secrets = SECRETS
     app.user = {"is_logged_in": True, **user}
-    app.run()
-    if page:
-        app.switch_page(f"views/{page}.py")
-    for name, value in ids.items():
-        app.query_params[name] = str(value)
-    app.run()
-    assert not app.exception
-    return app
+    return shown(app, page, **ids)
 
 
 def labels(app: AppTest) -> set[str]:

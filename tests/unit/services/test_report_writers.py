@@ -14,7 +14,6 @@ from markdown_it.token import Token
 
 from services.report import html, markdown, save, svg, words
 from services.report.blocks import (
-    Answer,
     Answers,
     Bars,
     Block,
@@ -32,6 +31,7 @@ from services.report.blocks import (
     Table,
     Text,
 )
+from services.studies.read import Flip
 
 RUDE = (
     "</pre><script>alert('x')</script> \" | ``` ![i](http://e.x/p) *b* \x00\x1b\u202e\r\n&lt; <b>"
@@ -62,7 +62,7 @@ def everything(text: str) -> Report:
               marked=[0]),
         Code(text=text, title=text, language="yaml", folded=True),
         Answers(title=text, old=text, new=text, note=text, answers=[
-            Answer(suite=text, item=text, prompt=text, gold=text, old=text, new=text,
+            Flip(suite=text, item=text, kind="negative", prompt=text, gold=text, old=text, new=text,
                    old_margin=1.0, new_margin=None)]),
         Plots(plots=[
             Scatter(name="front", title=text, x=text, y=text, points=points, alt=text),

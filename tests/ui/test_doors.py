@@ -20,7 +20,7 @@ from services.spec import parse_spec
 from services.studies import control, listing, pairs, read, views
 from services.studies.estimate import BYTES_PER_TOKEN
 from services.studies.propose import BASELINES, minimised
-from tests.plugins.pages import APP, SECONDS, open_page
+from tests.plugins.pages import APP, SECONDS, figures, open_page
 from ui import specs, words
 from ui.views import compare
 from ui.views.suites import items_html
@@ -340,7 +340,7 @@ class TestCompare:
         assert [c for c in frame.columns if c.startswith("trial ")] == [
             "trial 0 deployed", "trial 3 plurals-ft", "trial 5 early",
         ]  # fmt: skip
-        assert len(app.get("plotly_chart")) == 3
+        assert len(figures(app)) == 3
         assert set(frame["suite"][frame["metric"] != "score"]) == {"all"}
         prose = frame.loc[frame["suite"] == "prose", "trial 5 early"].item()
         assert prose.endswith(") nats/token")

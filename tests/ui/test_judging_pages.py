@@ -17,7 +17,7 @@ from services import kinship, leakage, registry
 from services.settings import settings
 from services.studies import attribution, coalitions, cost, multiplicity, probes, read
 from services.suite_health import of_items
-from tests.plugins.pages import open_page
+from tests.plugins.pages import figures, open_page
 from ui.plots.kinship import kinship_figure
 from ui.study.near_best import unstable_html
 
@@ -45,8 +45,7 @@ def press(app: AppTest, label: str) -> AppTest:
 
 def charts(app: AppTest) -> dict[str, Any]:
     """Plots by their title."""
-    found = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-    return {figure["layout"]["title"]["text"]: figure for figure in found}
+    return {figure["layout"]["title"]["text"]: figure for figure in figures(app)}
 
 
 def frame(app: AppTest, column: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from services.studies import columns, read, sealed
 from services.studies.propose import merit
 from services.studies.read import CandidateView
 from services.studies.space import make_recipe
-from tests.plugins.pages import APP, SECONDS, open_page
+from tests.plugins.pages import APP, SECONDS, figures, open_page
 from ui import tables
 
 
@@ -138,7 +137,7 @@ class TestGroups:
         assert "groups by layer or module kind, which mergekit cannot do" in said
         (written,) = [code.value for code in app.code if "parents:" in code.value]
         assert Recipe.from_dict(yaml.safe_load(written)) == recipe
-        heat = json.loads(app.get("plotly_chart")[0].proto.spec)["data"][0]
+        heat = figures(app)[0]["data"][0]
         assert heat["x"] == ["attention", "mlp", "the rest"]
         frame = tables.trial_frame(study, columns.read_columns(database, study, "search"))
         assert any("(mean of 3 groups)" in text for text in frame["weights"])
@@ -226,7 +225,7 @@ class TestStudy:
         app = open_page("study", study=1)
         said = texts(app)
         assert "Chosen: trial" in said
-        assert len(app.get("plotly_chart")) == 7
+        assert len(figures(app)) == 7
         assert [m.label for m in app.metric][:2] == ["Macro average", "Negative flips"]
         assert "n = 162 · validation" in said
 

@@ -31,7 +31,7 @@ from workers.evaluate import config_of, explained, machine_options, ticking
 #: tokens in a forward pass where batches are to be others; the second if the first is usual
 OTHER_BATCH_TOKENS = (512, 384)
 #: what is stored of how something was computed
-SETTINGS = ("dtype", "batch_tokens", "device", "ranks", "threads", "torch")
+SETTINGS = ("dtype", "compiled", "batch_tokens", "device", "ranks", "threads", "torch")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

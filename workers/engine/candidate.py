@@ -40,7 +40,8 @@ class Candidate:
     """Forms one candidate after the other of one pool after the other.
 
     `forget` is called when the live model is replaced; `activations` keeps what leaves skipped
-    blocks, in host memory whatever the device; `plain`: no block is skipped, no prefix shared.
+    blocks, in host memory whatever the device; `plain`: no block is skipped, no prefix shared, no
+    layer compiled; `compiling`: the setting `engine_compile`.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Candidate:
         tier: Tier | None,
         activations: Activations,
         plain: bool,
+        compiling: str = "off",
         tell: Tell,
         forget: Callable[[], None],
     ) -> None:
@@ -64,7 +66,7 @@ class Candidate:
         self._tell, self._forget = tell, forget
         self.pool: Pool | None = None
         self.model: LiveModel | None = None
-        self.activations, self.plain = activations, plain
+        self.activations, self.plain, self.compiling = activations, plain, compiling
         #: the candidate in the recipe's dtype; and in the dtype that the model computes with,
         #: longer than the layout by the model's slack
         self.stored: Tensor | None = None
@@ -209,8 +211,9 @@ class Candidate:
             same = stored == frame.dtype
             self.stored = self.live[:size] if same else torch.zeros(size, dtype=stored, device=home)
         return LiveModel(
-            head, self.pool.layout, self.live, frame, self.activations, plain=self.plain
-        )
+            head, self.pool.layout, self.live, frame, self.activations,
+            plain=self.plain, compiling=self.compiling,
+        )  # fmt: skip
 
     def _form(self, recipe: Recipe) -> None:
         self._tell("form")

@@ -42,6 +42,8 @@ TICK_SECONDS = 0.25
 ABORT_SECONDS = 10.0
 #: how long it may take to end by itself after `close`
 CLOSE_SECONDS = 5.0
+#: said of an engine's layers with a pool, and again after each use
+COMPILED = ("compiled", "compiled_why")
 
 
 class Aborted(Exception):
@@ -84,8 +86,8 @@ class Engine:
         self._pool: tuple[Any, ...] | None = None
         self._suites: set[str] = set()
         #: what the engine said of itself: pid, device, ranks, threads, batch_tokens, versions; with
-        #: a pool also where that lives, the dtype of the forward pass, and how the model is spread
-        #: over the ranks and why
+        #: a pool also where that lives, the dtype of the forward pass, how the model is spread over
+        #: the ranks and why, and whether its layers ran compiled so far and why
         self.about: dict[str, Any] = {}
 
     @property
@@ -132,8 +134,7 @@ class Engine:
         self._pool = None
         request = {"op": "load", "checkpoints": wanted[1], "dtype": dtype}
         done = self._ask(request, Progress(phase="load"), on_tick, None)
-        told = ("pool", "parallel", "parallel_why", "dtype")
-        self.about = {**self.about, **{name: done.data[name] for name in told}}
+        self._told(done, "pool", "parallel", "parallel_why", "dtype", *COMPILED)
         self._pool = wanted
 
     def evaluate(
@@ -184,6 +185,7 @@ class Engine:
             "seed": 0 if race is None else race.seed,
         }
         done = self._ask(request, Progress(phase="form"), on_tick, heard)
+        self._told(done, *COMPILED)
         return EvaluationResult(
             weights_digest=done.data["weights_digest"],
             phases=done.data["phases"],
@@ -192,6 +194,7 @@ class Engine:
             skipped_blocks=done.data["skipped_blocks"],
             activation_memory_bytes=done.data["activation_memory_bytes"],
             activation_file_bytes=done.data["activation_file_bytes"],
+            compiled=done.data["compiled"],
         )
 
     def descend(
@@ -261,6 +264,7 @@ class Engine:
             "requests": [list(one) for one in requests],
         }
         done = self._ask(request, Progress(phase="form"), on_tick, None)
+        self._told(done, *COMPILED)
         return done.data["values"], done.data["truncated"]
 
     def close(self) -> None:
@@ -285,6 +289,9 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _told(self, done: Message, *names: str) -> None:
+        self.about = {**self.about, **{name: done.data[name] for name in names}}
 
     def _ask(
         self,

@@ -43,7 +43,8 @@ class Activations:
         return self._kept.get(key)
 
     def put(self, key: int, value: Tensor) -> None:
-        """Keep a copy of `value` if memory or disk takes it."""
+        """Keep a copy of `value`, instead of an older one, if memory or disk takes it."""
+        self.drop([key])
         size = value.numel() * value.element_size()
         if self.memory_bytes + size <= self.budget_bytes:
             self._kept[key] = value.detach().to("cpu", copy=True)
@@ -114,7 +115,7 @@ class LowerBlocks:
 
     def learn(self, run: Callable[[], Tensor]) -> None:
         """Watch `run`, one forward pass, and skip blocks only if a second one ends up the same."""
-        blocks = list(_longest_list(self.model))
+        blocks = list(longest_list(self.model))
         inside = {id(m) for block in blocks for m in block.modules()}
         calls: list[nn.Module] = []
         handles = [
@@ -176,9 +177,12 @@ class LowerBlocks:
             self._kept = now[: self.depth + 1]
 
     @contextmanager
-    def around(self, key: int) -> Iterator[None]:
-        """Around a forward pass of batch `key`: skip the lower blocks, or keep what leaves them."""
-        if not self.depth:
+    def around(self, key: int | None) -> Iterator[None]:
+        """Around a forward pass of batch `key`: skip the lower blocks, or keep what leaves them.
+
+        None: a pass from the bottom, of which nothing is kept.
+        """
+        if not self.depth or key is None:
             yield
             return
         kept = self.store.get(key)
@@ -206,8 +210,8 @@ class LowerBlocks:
         self.store.put(key, out[0] if self._tuples else out)
 
 
-def _longest_list(model: nn.Module) -> Iterable[nn.Module]:
-    """The stack of blocks: the longest list of modules that is in no other list."""
+def longest_list(model: nn.Module) -> Iterable[nn.Module]:
+    """A model's stack of blocks: the longest list of modules that is in no other list."""
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     outer = [m for m in lists if not any(m is not o and m in set(o.modules()) for o in lists)]
     return max(outer, key=len, default=())

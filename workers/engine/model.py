@@ -26,6 +26,7 @@ from services.checkpoints.files import TOKENIZER_NAMES
 from services.errors import TrialRejected
 from workers.engine.build import attach, build_frame, layout_names, not_built
 from workers.engine.encode import Encoder
+from workers.engine.layers import CompiledLayers, form_of, wanted
 from workers.engine.layout import Layout
 from workers.engine.lower import Activations, LowerBlocks
 from workers.engine.parallel import Frame
@@ -59,7 +60,8 @@ class LiveModel:
     `flat` is a buffer in the pool's layout, of the dtype that the model computes with, and longer
     than the layout by `frame.slack` values. A `frame` can be used once; without one the model is
     built here, whole, on the device of `flat`. `activations` keeps what leaves skipped blocks;
-    a `plain` model skips none, and shares no prefixes.
+    a `plain` model skips none, shares no prefixes and compiles nothing, whatever `compiling`, the
+    setting `engine_compile`, says.
     Raises BadInput naming tensors that are missing from the layout or are not the model's.
     """
 
@@ -72,6 +74,7 @@ class LiveModel:
         activations: Activations | None = None,
         *,
         plain: bool = False,
+        compiling: str = "off",
     ) -> None:
         frame = frame or build_frame(head.path, flat.dtype, flat.device)
         self.key, self.device, self.spread = head_key(head), frame.device, frame.choice.kind
@@ -102,6 +105,8 @@ class LiveModel:
         #: the checkpoint's names of what every parameter is made of, by the parameter's `id`
         self.names = layout_names(frame)
         self.lower = LowerBlocks(model, self.names, activations or Activations(0))
+        self.layers = CompiledLayers(model, flat.dtype, self.encoder.vocabulary)
+        self.layers.use(*wanted(compiling, self.spread, self.device, plain=plain))
         self._checked = plain
         #: keys and values of heads by key, the last one used last, and how many are kept
         self._heads: dict[int, DynamicCache] = {}
@@ -134,14 +139,17 @@ class LiveModel:
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits [M, V] at the wanted positions of a batch; only they reach the output layer."""
+        if batch.head is None:
+            self.layers.meet(form_of(batch.inputs, batch.ends), lambda b: self._batch(b, None))
+        return self._batch(batch, batch.key)
+
+    def _batch(self, batch: Batch, key: int | None) -> Tensor:
         past = None if batch.head is None else self._headed(batch.head)
-        return self._forward(
-            batch.key, batch.inputs, batch.positions, batch.mask(), batch.depths, past
-        )
+        return self._forward(key, batch.inputs, batch.positions, batch.mask(), batch.depths, past)
 
     def _forward(
         self,
-        key: int,
+        key: int | None,
         inputs: Tensor,
         positions: Tensor,
         mask: Tensor | None = None,
@@ -155,11 +163,15 @@ class LiveModel:
         if depths is not None:
             more["position_ids"] = depths.to(self.device)
         started = time.monotonic()
+
+        def call() -> Tensor:
+            ids = inputs.to(self.device)
+            return self.engine(input_ids=ids, use_cache=past is not None, **more).logits
+
         try:
             with self.lower.around(key):
-                out: Tensor = self.engine(
-                    input_ids=inputs.to(self.device), use_cache=past is not None, **more
-                ).logits
+                form = form_of(inputs, mask) if past is None else None
+                out = self.layers.run(form, tuple(inputs.shape), call)
         finally:
             wanted, self._wanted = self._wanted, None
             self.forward_seconds += time.monotonic() - started

@@ -1,9 +1,12 @@
 """A few tokens in three shapes: plain rows, one tree, and branches behind a head.
 
-They ask the same question three times, so a model that answers alike may share prefixes.
+They ask the same question three times, so a model that answers alike may share prefixes; and code
+that was compiled for a shape is tried on them.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,11 +16,31 @@ from workers.engine.tree import Batch, forced_batches
 
 def probes(vocabulary: int) -> tuple[Batch, Batch, Batch]:
     """The same rows plain, as a tree, and behind a head; `in_row_order` makes them comparable."""
+    return forced_batches(_rows(vocabulary), [6, 6, 6], head=6)
+
+
+def probe_of(tree: bool, single: bool, *, vocabulary: int) -> Batch:
+    """Plain rows or trees, one of them or three: rows, tokens of a row and positions all differ."""
+    rows = _rows(vocabulary)
+    if not tree:
+        rows = rows[:1] if single else rows
+        return forced_batches(rows, [6] * len(rows), head=6)[0]
+    batch = forced_batches(rows, [6, 6, 6], head=6)[1]
+    assert batch.ends is not None
+    assert batch.depths is not None
+    if single:
+        return batch
+    # the logits of one of the three will do
+    ids, ends, depths = (t.repeat(3, 1) for t in (batch.inputs, batch.ends, batch.depths))
+    return replace(batch, inputs=ids, ends=ends, depths=depths)
+
+
+def _rows(vocabulary: int) -> list[list[int]]:
     head = [1 + 7 * i % (vocabulary - 1) for i in range(6)]
     tails = [[1 + (step * i + 3) % (vocabulary - 1) for i in range(5)] for step in (5, 11)]
     rows = [[*head, *tail] for tail in tails]
     rows.append([*rows[0][:8], *rows[1][6:9]])
-    return forced_batches(rows, [6, 6, 6], head=6)
+    return rows
 
 
 def in_row_order(batch: Batch, logits: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def start_group(
         *("--parallel", config.engine_parallel),
         *("--device", config.engine_device, "--threads", str(config.engine_threads)),
         *("--compute", compute, "--batch-tokens", str(config.batch_tokens)),
-        *("--pool-tier", config.pool_tier),
+        *("--pool-tier", config.pool_tier, "--compile", config.engine_compile),
         *("--activation-bytes", str(config.activation_bytes), "--activation-folder", str(spill)),
     ]
     if plain:
@@ -87,7 +87,13 @@ def exit_name(code: int) -> str:
 def _environment(settings: Settings) -> dict[str, str]:
     """This process's environment without the secrets that the engine does not need."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("REMELT_", "AWS_", "PG"))}
+    kernels = settings.home.resolve() / "kernels"
+    kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
     env |= {
+        # compiled layers are code: never from a folder that others may write to, as is usual
+        "TORCHINDUCTOR_CACHE_DIR": str(kernels),
+        # in the engine itself: no process but the ranks
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",

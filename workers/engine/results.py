@@ -95,6 +95,8 @@ class EvaluationResult:
     #: what is kept of those blocks now, summed over the ranks: in host memory, and in files
     activation_memory_bytes: int = 0
     activation_file_bytes: int = 0
+    #: whether the model's layers ran compiled
+    compiled: bool = False
 
     @property
     def seconds(self) -> float:
@@ -116,6 +118,7 @@ class EvaluationResult:
             "skipped_blocks": self.skipped_blocks,
             "activation_memory_bytes": self.activation_memory_bytes,
             "activation_file_bytes": self.activation_file_bytes,
+            "compiled": self.compiled,
         }
 
 

@@ -59,6 +59,7 @@ class Server:
         activations: Activations,
         tier: Tier | None = None,
         plain: bool = False,
+        compiling: str = "off",
     ) -> None:
         self.session, self.group, self.device = session, session.group, device
         cpu = device.type == "cpu"
@@ -67,8 +68,8 @@ class Server:
         self.suites: dict[str, Suite] = {}
         self.candidate = Candidate(
             session.group, device=device, compute=compute, parallel=parallel, meeting=meeting,
-            tier=tier, activations=activations, plain=plain, tell=session.tell,
-            forget=self._forget,
+            tier=tier, activations=activations, plain=plain, compiling=compiling,
+            tell=session.tell, forget=self._forget,
         )  # fmt: skip
         #: by suite digest and split
         self.compiled: dict[tuple[str, str | None], Compiled] = {}
@@ -122,8 +123,14 @@ class Server:
         sys.stderr.write(f"pool {pool.plan}; {choice.kind}: {choice.why}\n")
         assert self.candidate.live is not None
         dtype = str(self.candidate.live.dtype).removeprefix("torch.")
+        assert self.candidate.model is not None
         self.session.send(
-            "done", pool=pool.plan, parallel=choice.kind, parallel_why=choice.why, dtype=dtype
+            "done",
+            pool=pool.plan,
+            parallel=choice.kind,
+            parallel_why=choice.why,
+            dtype=dtype,
+            **self.candidate.model.layers.about,
         )
 
     def _keep_suite(self, data: dict[str, Any]) -> None:
@@ -183,6 +190,7 @@ class Server:
             skipped_blocks=model.lower.depth,
             activation_memory_bytes=in_memory,
             activation_file_bytes=on_disk,
+            **model.layers.about,
         )
 
     def _respond(self, data: dict[str, Any]) -> None:
@@ -214,7 +222,12 @@ class Server:
         finally:
             # these requests will not come again
             model.forget(plan.keys)
-        self.session.send("done", values=found.values, truncated=plan.encoded.truncated)
+        self.session.send(
+            "done",
+            values=found.values,
+            truncated=plan.encoded.truncated,
+            **model.layers.about,
+        )
 
     def _descend(self, data: dict[str, Any]) -> None:
         """Steps down a loss; the state goes to the client every few seconds, and at the end."""

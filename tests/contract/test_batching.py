@@ -23,6 +23,7 @@ from workers.engine.client import Engine, SuiteResult
 
 TOLERANCE_NATS = 1e-4
 WAYS = {"64": (64, False), "2048": (2048, False), "plain": (2048, True), "plain 64": (64, True)}
+COMPILERS = ("c++", "g++", "clang++")
 
 Results = list[dict[str, SuiteResult]]
 
@@ -65,6 +66,35 @@ def suites(tiny_pool: Path) -> list[Suite]:
     for name, lines in (("pick-shots", pick), ("say-shots", say)):
         found.append(parse_suite(name, "\n".join(lines), where=name, require_splits=False))
     return found
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, COMPILERS)), reason="layers compiled on a CPU need a C++ compiler"
+)
+def test_compiled_layers_do_not_matter(
+    engines: dict[str, Engine],
+    tiny_pool: Path,
+    suites: list[Suite],
+    tmp_path: Path,
+) -> None:
+    """Real code, of the real compiler, for candidates that are formed in one buffer."""
+    folders = [tiny_pool / "pool" / name for name in ("now", "left", "right", "far")]
+    pool = [(read_checkpoint(folder).digest, folder) for folder in folders]
+    parents = tuple(digest for digest, _ in pool)
+    weights = ((1.0, 0.0, 0.0, 0.0), (-0.2, 0.1, 0.1, 1.0))
+    recipes = [Recipe(parents=parents, weights=w, dtype="float32") for w in weights]
+    config = Settings(home=tmp_path, engine_device="cpu", engine_compile="on")
+    config = config.model_copy(update={"batch_tokens": 64})
+    with Engine(config, log_dir=tmp_path) as engine:
+        compiled = results(engine, pool, recipes, suites)
+        assert engine.about["compiled"], engine.about["compiled_why"]
+        log = engine.log_path.read_text()
+    assert 1 <= log.count("layers compiled for ") <= 4
+    assert (tmp_path / "kernels").stat().st_mode & 0o777 == 0o700
+    for one, two in zip(results(engines["64"], pool, recipes, suites), compiled, strict=True):
+        for suite, result in one.items():
+            assert_agree(result, two[suite])
+    assert engines["64"].about["compiled"] is False
 
 
 def results(

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu_layers import compiled_layers
 from pools import make_pool, make_suites
 from rows import Rows
 from safetensors.torch import load_file, save_file
@@ -37,6 +38,7 @@ from workers.engine.client import Engine, SuiteResult
 from workers.engine.compile import LikelihoodPlan, compile_suite
 from workers.engine.group import Group
 from workers.engine.lower import Activations
+from workers.engine.model import LiveModel
 from workers.engine.process import Compute
 from workers.engine.score import score_suite
 
@@ -130,13 +132,20 @@ def loop(rows: Rows, home: Path, pairs: list[Pair], tokens: int) -> None:
         rows.add("loading the pool", time.perf_counter() - begun, "s")
         print(started.about["pool"], flush=True)
         found = [candidate(started, r, suites) for r in recipes(pairs, CANDIDATES)]
+        log = started.log_path.read_text().splitlines()
+        print(started.about["compiled_why"], [line for line in log if "layers" in line], flush=True)
     best = min(found[1:], key=lambda one: one["wall"])
+    rows.add("the first candidate takes longer by", found[0]["wall"] - best["wall"], "s")
     for phase, name in PHASES.items():
         rows.add(f"a candidate: {name}", best[phase], "s")
     for suite in suites:
         rows.add(f"{suite.name}, {len(suite)} items", len(suite) / best[suite.name], "items/s")
+    model = live_model(pairs[:2])
+    compiled_layers(rows, model, suites, tokens)
     scored = [suite for suite in suites if suite.form != "exact"]
-    bare, whole = bare_passes(home, pairs[:2], scored, tokens)
+    bare, whole = bare_passes(model, scored, tokens)
+    del model
+    free()
     rows.add("suites of log-likelihoods, their forward passes alone", bare, "s")
     rows.add("suites of log-likelihoods, scored", whole, "s")
     rows.add("scoring over its forward passes", whole / bare, "×", at_most=1.1)
@@ -152,10 +161,8 @@ PHASES = {
 }  # fmt: skip
 
 
-def bare_passes(
-    home: Path, pairs: list[Pair], suites: list[Suite], tokens: int
-) -> tuple[float, float]:
-    """Seconds of the live model's forward passes of the plans' batches, and of scoring them."""
+def live_model(pairs: list[Pair]) -> LiveModel:
+    """The live model of one candidate, in this process."""
     nothing = Candidate(
         Group(0, 1), device=torch.device("cuda", 0), compute="auto", parallel="auto", meeting=None,
         tier=None, activations=Activations(0), plain=False, tell=lambda *_, **__: None,
@@ -166,6 +173,11 @@ def bare_passes(
     model = nothing.become(recipe)
     nothing.begin(recipe)
     print(f"prefixes shared up to {model.sharing}", flush=True)
+    return model
+
+
+def bare_passes(model: LiveModel, suites: list[Suite], tokens: int) -> tuple[float, float]:
+    """Seconds of the live model's forward passes of the plans' batches, and of scoring them."""
     found = np.zeros(2)
     for suite in suites:
         plan = compile_suite(

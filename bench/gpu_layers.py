@@ -69,7 +69,7 @@ def compiled_layers(rows: Rows, model: LiveModel, suites: list[Suite], tokens: i
             rows.add(f"{name}, {suite.name}: eager over it", ratio, "×")
         more = sum(found.first[s] - found.best[s] for s in found.best)
         rows.add(f"{name}, first scoring takes longer by", more, "s")
-        rows.add(f"{name}, graphs", counters["stats"]["unique_graphs"], "graphs", at_most=4)
+        rows.add(f"{name}, graphs", counters["stats"]["unique_graphs"], "graphs", at_most=6)
         apart(rows, name, eager, found)
 
 

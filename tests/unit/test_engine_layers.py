@@ -1,7 +1,6 @@
 """Compiled layers: the model's own answers, few graphs, and nothing lost where there are none."""
 
 import gc
-import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from optim.recipe import Recipe
 from services.checkpoints import read_checkpoint
 from tests.plugins.tiny_models import POSITIONS, VOCABULARY, Save
 from workers.engine import layers
-from workers.engine.layers import form_of, wanted
+from workers.engine.layers import Form, form_of, wanted
 from workers.engine.lower import FROZEN, Activations
 from workers.engine.model import LiveModel
 from workers.engine.probes import probe_of
@@ -23,8 +22,12 @@ from workers.engine.resident import Pool, load_pool
 from workers.engine.tree import Batch, Sharing, batch_rows
 
 CPU = torch.device("cpu")
-#: a mask or none, one row or several
-FORMS = 4
+#: plain rows, trees and what is behind a head, one in a batch or several
+FORMS = [
+    Form(tree, single, headed)
+    for tree, headed in ((False, False), (True, False), (True, True))
+    for single in (True, False)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -104,10 +107,9 @@ def test_compiled_layers_give_the_models_own_logits(tiny_model: Save, name: str)
     plain.become(1.0)
     compiled.become(1.0)
     batches = many_batches(compiled.model.sharing)
-    kinds = {(b.head is not None, form_of(b.inputs, b.ends)) for b in batches}
-    # within Gemma's window of 8 tokens few rows share anything
-    least = 2 if name == "Gemma3Text" else 3
-    assert len({form for headed, form in kinds if not headed and form}) >= least
+    forms = {form for form in map(form_of, batches) if form}
+    # beyond Gemma's window of 8 tokens no row shares anything
+    assert len(forms) >= (2 if name == "Gemma3Text" else 5)
     for batch, mine, expected in zip(
         batches, compiled.logits(batches), plain.logits(batches), strict=True
     ):
@@ -118,7 +120,7 @@ def test_compiled_layers_give_the_models_own_logits(tiny_model: Save, name: str)
     }
     assert plain.model.layers.about["compiled"] is False
     # two kinds of layers, Gemma's local and global ones, have graphs of their own
-    assert least <= graphs() <= FORMS * (2 if name == "Gemma3Text" else 1)
+    assert graphs() == len(forms) * (2 if name == "Gemma3Text" else 1)
     made = graphs()
     compiled.logits(batches)
     assert graphs() == made
@@ -128,8 +130,7 @@ def test_values_that_change_in_place_are_seen(tiny_pool: Path) -> None:
     folders = [tiny_pool / "pool" / name for name in ("now", "left", "right")]
     plain, compiled = Live(folders, "off"), Live(folders)
     words = compiled.model.encoder.vocabulary
-    forms = itertools.product((False, True), repeat=2)
-    batches = [probe_of(*form, vocabulary=words) for form in forms]
+    batches = [probe_of(*form, vocabulary=words) for form in FORMS]
     seen = []
     for weights in ((1.0, 0.0, 0.0), (0.3, 0.3, 0.4), (-0.2, 0.5, 0.7)):
         plain.become(*weights)
@@ -137,7 +138,7 @@ def test_values_that_change_in_place_are_seen(tiny_pool: Path) -> None:
         for mine, expected in zip(compiled.logits(batches), plain.logits(batches), strict=True):
             assert torch.allclose(mine, expected, atol=1e-5)
         seen.append(compiled.logits(batches)[0])
-    assert graphs() == FORMS
+    assert graphs() == len(FORMS)
     assert not torch.allclose(seen[0], seen[1], atol=1e-3)
     assert not torch.allclose(seen[1], seen[2], atol=1e-3)
 
@@ -158,7 +159,7 @@ def test_skipped_blocks_are_not_compiled_back_in(tiny_pool: Path) -> None:
     folder = tiny_pool / "pool/now"
     live = Live([folder])
     live.become(1.0)
-    batches = [probe_of(False, False, vocabulary=live.model.encoder.vocabulary)]
+    batches = [probe_of(False, False, False, vocabulary=live.model.encoder.vocabulary)]
     [whole] = live.logits(batches)
     lower = live.model.lower
     lower.prepare(lambda name: FROZEN)
@@ -176,7 +177,7 @@ def test_skipped_blocks_are_not_compiled_back_in(tiny_pool: Path) -> None:
 def test_gradients_go_through_the_models_own_code(tiny_pool: Path) -> None:
     live = Live([tiny_pool / "pool/now"])
     live.become(1.0)
-    batch = probe_of(False, False, vocabulary=live.model.encoder.vocabulary)
+    batch = probe_of(False, False, False, vocabulary=live.model.encoder.vocabulary)
     weight = live.model.module.model.layers[0].mlp.up_proj.weight  # type: ignore[union-attr]
     weight.requires_grad_(True)
     live.model.logits(batch).sum().backward()
@@ -216,7 +217,7 @@ def test_what_cannot_be_compiled_stays_as_it_is(
     about = live.model.layers.about
     assert about["compiled"] is False
     assert why in about["compiled_why"]
-    assert capfd.readouterr().err.count("layers stay as they are: ") == 1
+    assert capfd.readouterr().err.count("layers stay as they are for ") >= 1
 
 
 def test_a_layer_that_leaves_the_graph_stays_as_it_is(
@@ -232,7 +233,7 @@ def test_a_layer_that_leaves_the_graph_stays_as_it_is(
     monkeypatch.setattr(mlp, "forward", asks)
     plain.become(1.0)
     live.become(1.0)
-    batch = probe_of(True, False, vocabulary=VOCABULARY)
+    batch = probe_of(True, False, True, vocabulary=VOCABULARY)
     [mine], [expected] = live.logits([batch]), plain.logits([batch])
     assert torch.equal(mine, expected)
     assert live.model.layers.about["compiled"] is False
@@ -269,14 +270,16 @@ def test_one_size_that_fails_later_does_not_change_the_others(
     assert capfd.readouterr().err.count("for batches of some sizes") == 1
 
 
-def test_too_many_graphs_are_an_error_of_the_compiler_only(tiny_model: Save) -> None:
+def test_too_many_graphs_are_an_error_of_the_compiler_only(
+    tiny_model: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, live = Live([tiny_model("Llama")], "off"), Live([tiny_model("Llama")])
     plain.become(1.0)
     live.become(1.0)
-    with torch._dynamo.config.patch(recompile_limit=1):
-        batches = many_batches(live.model.sharing)
-        for mine, expected in zip(live.logits(batches), plain.logits(batches), strict=True):
-            assert torch.allclose(mine, expected, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(layers, "MOST_GRAPHS", 1)
+    batches = many_batches(live.model.sharing)
+    for mine, expected in zip(live.logits(batches), plain.logits(batches), strict=True):
+        assert torch.allclose(mine, expected, atol=1e-5, rtol=1e-5)
     assert graphs() == 1
     assert live.model.layers.about["compiled"] is True
     assert "Limit" in live.model.layers.about["compiled_why"]
@@ -285,7 +288,7 @@ def test_too_many_graphs_are_an_error_of_the_compiler_only(tiny_model: Save) -> 
 def test_graphs_do_not_keep_a_model(tiny_model: Save) -> None:
     live = Live([tiny_model("Llama")])
     live.become(1.0)
-    live.logits([probe_of(False, False, vocabulary=VOCABULARY)])
+    live.logits([probe_of(False, False, False, vocabulary=VOCABULARY)])
     module, flat = weakref.ref(live.model.module), weakref.ref(live.flat)
     del live
     gc.collect()

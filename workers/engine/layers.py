@@ -1,9 +1,9 @@
 """A model's layers, compiled: what lies between two matrix products becomes one pass over memory.
 
 Compiled code reads the parameters where they are, so a buffer that is written again is a model that
-has changed. Only plain forward passes are compiled: those that read or write keys and values, and
-those of descents, run the model's own code. A batch is computed by the same code for every
-candidate of an engine; what cannot be compiled, or computes something else, is left as it is.
+has changed. Passes that leave keys and values behind, and those of descents, run the model's own
+code. A batch is computed by the same code for every candidate of an engine; what cannot be
+compiled, or computes something else, is left as it is.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from workers.engine.heads import Continued
 from workers.engine.lower import longest_list
 from workers.engine.probes import in_row_order, probe_of
 from workers.engine.tree import Batch
@@ -28,16 +29,31 @@ OPTIONS: Mapping[str, Any] = {"emulate_precision_casts": True}
 #: largest difference of logits, against their largest value, at which compiled code counts as the
 #: same computation; in bfloat16 and float16 one rounding is 2^-8
 TOLERANCE, TOLERANCE_HALF = 1e-4, 5e-2
+#: graphs of one model: six forms, each for two kinds of layers where local attention takes turns
+MOST_GRAPHS = 16
 
-#: what makes another graph: an attention mask, and a batch of one row
-Form = tuple[bool, bool]
+
+class Form(NamedTuple):
+    """What makes another graph of a layer, whatever the sizes."""
+
+    #: with an attention mask
+    tree: bool
+    #: one row: PyTorch takes sizes of 1 for constants
+    single: bool
+    #: behind a head
+    headed: bool
+
+    def __str__(self) -> str:
+        what = "rows behind a head" if self.headed else "trees" if self.tree else "plain rows"
+        return f"{what}, one a batch" if self.single else what
 
 
-def form_of(inputs: Tensor, tree: Tensor | None) -> Form | None:
-    """The form of a pass over int64 [B, L] without keys and values; `tree` is what says that rows
-    are trees. None, never compiled: one token a row would be one more graph."""
-    rows, length = inputs.shape
-    return None if length < 2 else (tree is not None, rows == 1)
+def form_of(batch: Batch) -> Form | None:
+    """The form of a batch; None, never compiled: one token a row would be one more graph."""
+    rows, length = batch.inputs.shape
+    if length < 2:
+        return None
+    return Form(batch.ends is not None, rows == 1, batch.head is not None)
 
 
 def wanted(setting: str, kind: str, device: torch.device, *, plain: bool) -> tuple[bool, str]:
@@ -56,8 +72,7 @@ def wanted(setting: str, kind: str, device: torch.device, *, plain: bool) -> tup
 class CompiledLayers:
     """The compiled layers of one model, made form by form as batches of them come.
 
-    Nothing here raises because of the compiler: a form that fails its trial stays as it is, and so
-    do the forms that come after it.
+    Nothing here raises because of the compiler: a form that fails its trial stays as it is.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, vocabulary: int) -> None:
@@ -67,8 +82,10 @@ class CompiledLayers:
         self._code: list[Callable[..., Any]] = []
         self.on, self.why = False, "nothing was asked for"
         self._trying = False
+        #: forms that came through their trial, and that did not
         self._good: set[Form] = set()
-        #: form and shape of batches that went through compiled code, and that cannot
+        self._bad: set[Form] = set()
+        #: form and sizes of batches that went through compiled code, and that cannot
         self._passed: set[tuple[Form, tuple[int, ...]]] = set()
         self._refused: set[tuple[Form, tuple[int, ...]]] = set()
 
@@ -85,9 +102,9 @@ class CompiledLayers:
         """Before a batch is computed: compile its form and try it, if it is the first one.
 
         What is tried is a batch of a few tokens whose sizes are all different: sizes that are the
-        same by chance would become the same in the graph.
+        same by chance would become the same in the graph. `logits` computes every layer of it.
         """
-        if not self.on or form is None or form in self._good or not _eligible():
+        if not self.on or form is None or form in self._good | self._bad or not _eligible():
             return
         began = time.monotonic()
         probe = probe_of(*form, vocabulary=self._vocabulary)
@@ -101,50 +118,53 @@ class CompiledLayers:
             if not apart <= self._tolerance and bool(expected.isfinite().all()):
                 raise ArithmeticError(f"logits differ by {apart:.2g} of the largest one")
         except Exception as error:  # whatever a compiler comes up with
-            self.on, self.why = False, _short(error)
-            _say(f"layers stay as they are{' from now on' * bool(self._good)}: {self.why}")
+            self._bad.add(form)
+            before, self.why = self.why, _short(error)
+            # one line for the same reason
+            if self.why != before:
+                _say(f"layers stay as they are for {form}: {self.why}")
         else:
             self._good.add(form)
-            _say(f"layers compiled for {_name(form)} in {time.monotonic() - began:.1f} s")
+            _say(f"layers compiled for {form} in {time.monotonic() - began:.1f} s")
         finally:
             self._trying = False
 
-    def run(self, form: Form | None, shape: tuple[int, ...], work: Callable[[], Tensor]) -> Tensor:
-        """`work()`, a forward pass over inputs of `shape`, with compiled layers where its form has
-        them. Blocks whose `forward` is not their class's own are left alone."""
+    def run(self, form: Form | None, sizes: tuple[int, ...], work: Callable[[], Tensor]) -> Tensor:
+        """`work()`, a forward pass, with compiled layers where its form has them.
+
+        `sizes` are its rows, tokens of a row and tokens of the head. Blocks whose `forward` is not
+        their class's own are left alone.
+        """
+        if form is None or not _eligible():
+            return work()
+        mine = (form, sizes)
         if self._trying:
             with self._swapped():
                 return work()
-        if form is None or form not in self._good or not _eligible():
-            return work()
-        sizes = (form, shape)
-        if sizes in self._refused:
+        if form not in self._good or mine in self._refused:
             return work()
         try:
             with self._swapped():
                 out = work()
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a size that the form's graphs do not fit, for instance
-            if sizes in self._passed:
+        except Exception as error:  # sizes that the form's graphs do not fit, for instance
+            if mine in self._passed:
                 raise
             if not self._refused:
                 _say(f"layers stay as they are for batches of some sizes: {_short(error)}")
-            self._refused.add(sizes)
+            self._refused.add(mine)
             return work()
-        self._passed.add(sizes)
+        self._passed.add(mine)
         return out
 
     def _compile(self) -> list[Callable[..., Any]]:
         # graphs of a model that is gone would count against the limit of this one's
         torch._dynamo.reset()
         options = dict(OPTIONS) if BACKEND == "inductor" else None
-        return [
-            torch.compile(
-                block.forward, fullgraph=True, dynamic=True, backend=BACKEND, options=options
-            )
-            for block in self._blocks
-        ]
+        more = {"fullgraph": True, "dynamic": True, "backend": BACKEND, "options": options}
+        codes = [torch.compile(block.forward, **more) for block in self._blocks]
+        return [_of_layer(code, number) for number, code in enumerate(codes)]
 
     @contextmanager
     def _swapped(self) -> Iterator[None]:
@@ -156,20 +176,29 @@ class CompiledLayers:
         for block, code in mine:
             block.forward = code
         try:
-            yield
+            with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS):
+                yield
         finally:
             for block, _ in mine:
                 del block.forward
 
 
+def _of_layer(code: Callable[..., Any], number: int) -> Callable[..., Any]:
+    """Hands on a head's keys and values of this layer alone: one that looked up its own by its
+    number would need a graph of its own."""
+
+    def mine(value: Any) -> Any:
+        return value.of_layer(number) if isinstance(value, Continued) else value
+
+    def call(*args: Any, **more: Any) -> Any:
+        return code(*map(mine, args), **{name: mine(value) for name, value in more.items()})
+
+    return call
+
+
 def _eligible() -> bool:
     """Descents need gradients; graphs for several modes would be made for nothing."""
     return torch.is_inference_mode_enabled()
-
-
-def _name(form: Form) -> str:
-    masked, single = form
-    return f"{'trees' if masked else 'plain rows'}{', one a batch' * single}"
 
 
 def _short(error: Exception) -> str:

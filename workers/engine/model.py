@@ -26,7 +26,8 @@ from services.checkpoints.files import TOKENIZER_NAMES
 from services.errors import TrialRejected
 from workers.engine.build import attach, build_frame, layout_names, not_built
 from workers.engine.encode import Encoder
-from workers.engine.layers import CompiledLayers, form_of, wanted
+from workers.engine.heads import Continued
+from workers.engine.layers import CompiledLayers, Form, form_of, wanted
 from workers.engine.layout import Layout
 from workers.engine.lower import Activations, LowerBlocks
 from workers.engine.parallel import Frame
@@ -139,13 +140,15 @@ class LiveModel:
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits [M, V] at the wanted positions of a batch; only they reach the output layer."""
-        if batch.head is None:
-            self.layers.meet(form_of(batch.inputs, batch.ends), lambda b: self._batch(b, None))
-        return self._batch(batch, batch.key)
+        self.layers.meet(form_of(batch), lambda probe: self._run(probe, keep=False))
+        return self._run(batch, keep=True)
 
-    def _batch(self, batch: Batch, key: int | None) -> Tensor:
-        past = None if batch.head is None else self._headed(batch.head)
-        return self._forward(key, batch.inputs, batch.positions, batch.mask(), batch.depths, past)
+    def _run(self, batch: Batch, *, keep: bool) -> Tensor:
+        """Without `keep` every layer is computed, and nothing is kept for later passes."""
+        past = None if batch.head is None else self._headed(batch.head, keep=keep)
+        key = batch.key if keep else None
+        parts = (batch.inputs, batch.positions, batch.mask(), batch.depths, past)
+        return self._forward(key, *parts, form=form_of(batch))
 
     def _forward(
         self,
@@ -155,6 +158,8 @@ class LiveModel:
         mask: Tensor | None = None,
         depths: Tensor | None = None,
         past: DynamicCache | None = None,
+        *,
+        form: Form | None = None,
     ) -> Tensor:
         self._wanted, self._gathered = positions.to(self.device), False
         more: dict[str, Any] = {} if past is None else {"past_key_values": past}
@@ -170,22 +175,24 @@ class LiveModel:
 
         try:
             with self.lower.around(key):
-                form = form_of(inputs, mask) if past is None else None
-                out = self.layers.run(form, tuple(inputs.shape), call)
+                sizes = (*inputs.shape, 0 if past is None else past.get_seq_length())
+                out = self.layers.run(form, sizes, call)
         finally:
             wanted, self._wanted = self._wanted, None
             self.forward_seconds += time.monotonic() - started
         flat = out.reshape(-1, out.shape[-1])
         return flat if self._gathered else flat.index_select(0, wanted)
 
-    def _headed(self, head: Head) -> DynamicCache:
+    def _headed(self, head: Head, *, keep: bool) -> Continued:
         """The keys and values of a head; the last `heads_kept` are kept: as long as a suite runs
         in its own order, the batches of a head come together."""
         cache = self._heads.pop(head.key, None)
         if cache is None:
             cache = DynamicCache()
-            self._forward(head.key, head.inputs, torch.zeros(0, dtype=torch.int64), past=cache)
-        self._heads[head.key] = cache
+            key = head.key if keep else None
+            self._forward(key, head.inputs, torch.zeros(0, dtype=torch.int64), past=cache)
+        if keep:
+            self._heads[head.key] = cache
         while len(self._heads) > self.heads_kept:
             del self._heads[next(iter(self._heads))]
         return Continued(cache, head.inputs.shape[1])
@@ -254,29 +261,6 @@ class LiveModel:
         self._gathered = True
         hidden = args[0].reshape(-1, args[0].shape[-1])
         return (hidden.index_select(0, self._wanted).unsqueeze(0), *args[1:])
-
-
-class Continued(DynamicCache):
-    """Keys and values of a head that every row of a batch continues; what rows add is not kept."""
-
-    def __init__(self, head: DynamicCache, length: int) -> None:
-        super().__init__()
-        self._of_head, self._length = head, length
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The head's states of one layer, and the rows' own behind them."""
-        head: Any = self._of_head.layers[layer_idx]
-        rows = key_states.shape[0]
-        return (
-            torch.cat([head.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
-            torch.cat([head.values.expand(rows, -1, -1, -1), value_states], dim=-2),
-        )
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens of the head."""
-        return self._length
 
 
 def _window(config: Any) -> int | None:

@@ -19,19 +19,20 @@ def probes(vocabulary: int) -> tuple[Batch, Batch, Batch]:
     return forced_batches(_rows(vocabulary), [6, 6, 6], head=6)
 
 
-def probe_of(tree: bool, single: bool, *, vocabulary: int) -> Batch:
-    """Plain rows or trees, one of them or three: rows, tokens of a row and positions all differ."""
-    rows = _rows(vocabulary)
+def probe_of(tree: bool, single: bool, headed: bool, *, vocabulary: int) -> Batch:
+    """Plain rows or trees, behind a head or not, one in the batch or several. Rows, tokens of a
+    row and tokens of the head all differ, also from the usual numbers of attention heads."""
+    plain, whole, behind = probes(vocabulary)
     if not tree:
-        rows = rows[:1] if single else rows
-        return forced_batches(rows, [6] * len(rows), head=6)[0]
-    batch = forced_batches(rows, [6, 6, 6], head=6)[1]
+        rows = _rows(vocabulary)[:1]
+        return forced_batches(rows, [6], head=6)[0] if single else plain
+    batch = behind if headed else whole
     assert batch.ends is not None
     assert batch.depths is not None
     if single:
         return batch
-    # the logits of one of the three will do
-    ids, ends, depths = (t.repeat(3, 1) for t in (batch.inputs, batch.ends, batch.depths))
+    # the logits of one of them will do
+    ids, ends, depths = (t.repeat(7, 1) for t in (batch.inputs, batch.ends, batch.depths))
     return replace(batch, inputs=ids, ends=ends, depths=depths)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_layers import compiled_layers
+from gpu_layers import compiled_layers, less_rounding
 from pools import make_pool, make_suites
 from rows import Rows
 from safetensors.torch import load_file, save_file
@@ -141,11 +141,9 @@ def loop(rows: Rows, home: Path, pairs: list[Pair], tokens: int) -> None:
     for suite in suites:
         rows.add(f"{suite.name}, {len(suite)} items", len(suite) / best[suite.name], "items/s")
     model = live_model(pairs[:2])
-    compiled_layers(rows, model, suites, tokens)
+    eager = compiled_layers(rows, model, suites, tokens)
     scored = [suite for suite in suites if suite.form != "exact"]
     bare, whole = bare_passes(model, scored, tokens)
-    del model
-    free()
     rows.add("suites of log-likelihoods, their forward passes alone", bare, "s")
     rows.add("suites of log-likelihoods, scored", whole, "s")
     rows.add("scoring over its forward passes", whole / bare, "×", at_most=1.1)
@@ -154,6 +152,7 @@ def loop(rows: Rows, home: Path, pairs: list[Pair], tokens: int) -> None:
     mine = best["wall"] - best["score"]
     rows.add("forming and all else that is not scoring", mine, "s")
     rows.add("candidates a minute over the disk", (disk + best["score"]) / best["wall"], "×")
+    less_rounding(rows, model, suites, tokens, eager)
 
 
 PHASES = {

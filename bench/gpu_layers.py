@@ -35,42 +35,55 @@ class Found:
     first: Mapping[str, float]
     arrays: Mapping[str, Mapping[str, np.ndarray]]
 
+    def likely(self, suites: list[Suite], *, first: bool = False) -> float:
+        """Seconds of all suites of log-likelihoods."""
+        seconds = self.first if first else self.best
+        return sum(seconds[suite.name] for suite in suites if suite.form != "exact")
 
-def compiled_layers(rows: Rows, model: LiveModel, suites: list[Suite], tokens: int) -> None:
-    """Rows of the model's own code, of compiled layers, and of compiled layers that round less.
 
-    Leaves the model with compiled layers.
-    """
+def compiled_layers(rows: Rows, model: LiveModel, suites: list[Suite], tokens: int) -> Found:
+    """Rows of the model's own code, of that code in other batches, and of compiled layers, which
+    the model is left with; what its own code found."""
     model.layers.use(False, "bench")
     eager = scored(model, suites, tokens)
+    rows.add("scoring, eager", eager.likely(suites), "s")
     smaller = scored(model, suites, tokens // 2, tries=2)
     apart(rows, "eager, batches half as large", eager, smaller)
-    usual = layers.OPTIONS
-    for name, options in (
-        ("layers compiled without eager's rounding", {}),
-        ("layers compiled", usual),
-    ):
-        layers.OPTIONS = options
-        model.layers = CompiledLayers(
-            model.module, next(model.module.parameters()).dtype, model.encoder.vocabulary
-        )
-        model.layers.use(True, "bench")
-        counters.clear()
-        found = scored(model, suites, tokens)
-        print(f"{name}: {model.layers.about}", flush=True)
-        likely = [suite.name for suite in suites if suite.form != "exact"]
-        mine, theirs = (sum(one.best[suite] for suite in likely) for one in (found, eager))
-        if options is usual:
-            rows.add("scoring, eager", theirs, "s")
-        rows.add(f"scoring, {name}", mine, "s")
-        rows.add(f"{name}, eager over it", theirs / mine, "×")
-        for suite in suites if options is usual else ():
-            ratio = eager.best[suite.name] / found.best[suite.name]
-            rows.add(f"{name}, {suite.name}: eager over it", ratio, "×")
-        more = sum(found.first[s] - found.best[s] for s in found.best)
-        rows.add(f"{name}, first scoring takes longer by", more, "s")
-        rows.add(f"{name}, graphs", counters["stats"]["unique_graphs"], "graphs", at_most=6)
-        apart(rows, name, eager, found)
+    found = anew(rows, "layers compiled", model, suites, tokens, eager)
+    for suite in suites:
+        ratio = eager.best[suite.name] / found.best[suite.name]
+        rows.add(f"layers compiled, {suite.name}: eager over it", ratio, "×")
+    return eager
+
+
+def less_rounding(
+    rows: Rows, model: LiveModel, suites: list[Suite], tokens: int, eager: Found
+) -> None:
+    """Rows of layers that are compiled without the roundings of the model's own code."""
+    usual, layers.OPTIONS = layers.OPTIONS, {}
+    try:
+        anew(rows, "layers compiled with less rounding", model, suites, tokens, eager)
+    finally:
+        layers.OPTIONS = usual
+
+
+def anew(
+    rows: Rows, name: str, model: LiveModel, suites: list[Suite], tokens: int, eager: Found
+) -> Found:
+    """Compile the model's layers, score, and compare."""
+    dtype = next(model.module.parameters()).dtype
+    model.layers = CompiledLayers(model.module, dtype, model.encoder.vocabulary)
+    model.layers.use(True, "bench")
+    counters.clear()
+    found = scored(model, suites, tokens)
+    print(f"{name}: {model.layers.about}", flush=True)
+    rows.add(f"scoring, {name}", found.likely(suites), "s")
+    rows.add(f"{name}: eager over it", eager.likely(suites) / found.likely(suites), "×")
+    more = found.likely(suites, first=True) - found.likely(suites)
+    rows.add(f"{name}, first scoring takes longer by", more, "s")
+    rows.add(f"{name}, graphs", counters["stats"]["unique_graphs"], "graphs", at_most=6)
+    apart(rows, name, eager, found)
+    return found
 
 
 def scored(model: LiveModel, suites: list[Suite], tokens: int, tries: int = TRIES) -> Found:

@@ -76,7 +76,7 @@ function make(parent) {
   frame.className = "remelt-chart";
   frame.append(plot);
   parent.append(frame);
-  const chart = { frame, plot, drawn: "", sent: NOTHING, height: 0, view: {}, send: {} };
+  const chart = { frame, plot, drawn: "", sent: NOTHING, height: 0, view: {}, send: {}, queue: null };
   chart.resized = new ResizeObserver(() => fit(chart));
   return chart;
 }
@@ -180,11 +180,14 @@ export default async function (component) {
   chart.frame.setAttribute("role", "figure");
   chart.frame.setAttribute("aria-label", made.about.alt);
   await library(made.about.url);
-  const theme = JSON.stringify(template(chart.frame));
-  if (chart.drawn !== text + theme && chart.frame.isConnected) {
-    chart.drawn = text + theme;
-    await draw(chart, made);
-  }
+  // one after the other: the next data may come while these are drawn
+  chart.queue = Promise.resolve(chart.queue).catch(() => {}).then(() => {
+    const drawn = text + JSON.stringify(template(chart.frame));
+    if (chart.drawn === drawn || !chart.frame.isConnected) return undefined;
+    chart.drawn = drawn;
+    return draw(chart, made);
+  });
+  await chart.queue;
   return () => {
     chart.resized.disconnect();
     window.Plotly?.purge(chart.plot);

@@ -25,7 +25,10 @@ SELECTING = ("select2d", "lasso2d")
 # only so that Streamlit serves the folder: it is never mounted
 _served = declare_component("plotly", path=str(files("plotly") / "package_data"))
 _chart = st.components.v2.component(
-    "remelt_chart", js=Path(__file__).with_suffix(".js").read_text(), isolate_styles=False
+    "remelt_chart",
+    js=Path(__file__).with_suffix(".js").read_text(),
+    css=".remelt-chart:fullscreen { background: var(--st-background-color); }",
+    isolate_styles=False,
 )
 
 

@@ -39,6 +39,11 @@ function template(element) {
       xaxis: axis,
       yaxis: axis,
       coloraxis: { colorbar: { tickfont: { color: of("gray-text-color") } } },
+      modebar: {
+        bgcolor: "rgba(0,0,0,0)",
+        color: of("gray-color"),
+        activecolor: of("text-color"),
+      },
       hoverlabel: {
         bgcolor: ground,
         bordercolor: of("border-color"),

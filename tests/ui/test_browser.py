@@ -375,6 +375,12 @@ def test_nothing_is_fetched_from_elsewhere(page: Page, address: str) -> None:
     expect(page.locator(PLOT)).to_be_visible()
     page.wait_for_timeout(1000)
     assert foreign == []
+    tools = page.locator(f"{PLOT} .modebar-btn").evaluate_all(
+        "all => all.map(b => b.dataset.title)"
+    )
+    # no 'Share chart': it sends the figure to Plotly's servers
+    assert tools == ["Zoom", "Pan", "Box Select", "Lasso Select", "Zoom in", "Zoom out",
+                     "Reset axes", "Full screen"]  # fmt: skip
 
 
 @pytest.fixture

@@ -60,8 +60,6 @@ def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
     axis = {"automargin": True, "title": {"standoff": 8}}
     # at once: property by property it takes Plotly ten times as long
     figure.layout = {
-        # in its place stand the page's own font and colours, light or dark: ui/chart.js
-        "template": None,
         "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
         "height": height,
         "margin": {"l": 10, "r": 10, "t": 48, "b": 10},
@@ -82,4 +80,6 @@ def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
         "xaxis": axis,
         "yaxis": axis,
     }
+    # in its place stand the page's own font and colours, light or dark: ui/chart.js
+    figure.layout.template = None
     return figure

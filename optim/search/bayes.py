@@ -157,7 +157,7 @@ class Tpe(_Modelled):
     """Tree-structured Parzen estimator (Bergstra et al. 2011; several objectives and constraints
     as in Ozaki et al. 2022 and Watanabe & Hutter 2211.14411), multivariate.
 
-    Measured on the pools of bench/searchers.py (10, 110 trials, macro average in the affine box):
+    Measured on pools of `bench/search.py --beds cases` (10, 110 trials, macro, affine box):
     looking for weights in [−0.1, 1.1] .6444, in [0, 1] .6296, in [−0.25, 1.25] .6386, in all of
     [−0.5, 1.5] .6270; each coordinate by itself (Optuna's default for several objectives) .6263.
     """

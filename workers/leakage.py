@@ -26,7 +26,8 @@ from services.errors import BadInput, SuiteRefused
 from services.leakage import Leakage
 from services.settings import Settings
 from services.suites import Item, Suite, parse_suite
-from workers.engine.client import Engine, OnTick
+from workers.engine.client import Engine
+from workers.engine.connection import OnTick
 from workers.evaluate import config_of, explained, machine_options, ticking
 
 #: items of each side, unless said otherwise

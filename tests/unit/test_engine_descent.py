@@ -25,7 +25,8 @@ from services.errors import BadInput
 from services.suites import Item, Suite
 from tests.plugins.tiny_models import Save
 from workers.engine.candidate import Candidate
-from workers.engine.descent import Descent, Moving
+from workers.engine.descent import Descent
+from workers.engine.gradients import Moving
 from workers.engine.group import Group
 from workers.engine.lower import Activations
 

@@ -19,9 +19,10 @@ from services.cli.watch import watch
 from services.db import Row
 from services.errors import BadInput, NoFeasibleCandidate, RemeltError
 from services.spec import METHODS, StudySpec, load_spec, spec_yaml
-from services.studies import control, probes, read, sealed, views
+from services.studies import control, probes, read, sealed
 from services.studies.cost import of_study as cost_of
 from services.studies.export import FORMATS, export_samples, export_study
+from services.studies.preflight import Preflight, preflight
 from services.studies.submit import submit as submit_study
 from services.suites import SPLITS, Split
 
@@ -45,7 +46,7 @@ def submit(
     spec = load_spec(file)
     database = open_database()
     if dry_run:
-        _print_preflight(views.preflight(database, spec), as_json=as_json)
+        _print_preflight(preflight(database, spec), as_json=as_json)
         return
     made = submit_study(database, spec, key=key, owner=owner)
     if wait:
@@ -63,7 +64,7 @@ def submit(
         raise_for_end(made.study)
 
 
-def _print_preflight(found: views.Preflight, *, as_json: bool) -> None:
+def _print_preflight(found: Preflight, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return

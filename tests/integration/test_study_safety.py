@@ -23,8 +23,8 @@ from services.spec import parse_spec
 from services.studies import certainty, health, read, sealed
 from services.studies.evidence import gather
 from services.studies.export import export_samples, export_study
+from services.studies.preflight import preflight
 from services.studies.record import load_predictions, load_trials
-from services.studies.views import preflight
 from services.suites import ANSWER_TOKENS, Suite, parse_suite
 from workers.evaluate import main
 from workers.evaluation import EngineKeeper

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services import registry
+from services import registry, stored_suites
 from services.db import Connection, Database, Row
 from services.errors import NotFound, SpecRefused
 from services.pool_report import PoolReport
@@ -105,6 +105,6 @@ def preflight(database: Database, spec: StudySpec) -> Preflight:
 
 def _suite(connection: Connection, index: int, name: str) -> Row:
     try:
-        return registry.suite_row(connection, name)
+        return stored_suites.suite_row(connection, name)
     except NotFound as error:
         raise SpecRefused(error.what, where=f"spec: suites.{index}", mend=error.mend) from error

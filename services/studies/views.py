@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from optim.pareto import hypervolumes
-from services import registry
+from services import registry, stored_suites
 from services.db import Database, Row
 from services.pool_report import PoolReport
 from services.pool_report import pool_report as report_of
@@ -193,7 +193,7 @@ def suite(database: Database, name: str, study: int | None = None) -> Suite:
     if study is not None:
         return read.suite_of(database, read.get_study(database, study), name)
     with database.transaction() as connection:
-        return registry.suite_from_row(registry.suite_row(connection, name))
+        return stored_suites.suite_from_row(stored_suites.suite_row(connection, name))
 
 
 def studies_of_suite(database: Database, name: str) -> list[Row]:

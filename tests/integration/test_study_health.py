@@ -11,7 +11,7 @@ import pytest
 from optim.predictions import Predictions
 from optim.search import METHODS, Observation
 from optim.search.random import RandomSearch
-from services import noise, registry
+from services import noise, stored_suites
 from services.cli.front import front_data, print_front
 from services.evaluations import Claim
 from services.studies import health
@@ -157,7 +157,7 @@ def test_no_more_changes_than_the_reference_against_itself(driver: Driver) -> No
     ]  # fmt: skip
     study = driver.study(number)
     with driver.database.transaction() as connection:
-        suite = registry.suite_from_row(registry.suite_row(connection, "pick"))
+        suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "pick"))
     how = {"usual": {"dtype": "float32"}, "other": {"dtype": "bfloat16"}}
     floor = noise.NoiseFloor(
         suite="pick", split="validation", variant="dtype", settings=how, n=10, changed=10,

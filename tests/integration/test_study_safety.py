@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from optim.refusal import refuses
-from services import registry
+from services import registry, stored_suites
 from services.cli.front import front_data, print_front
 from services.errors import SpecRefused
 from services.refusals import RefusalOptions, refusal_suite
@@ -98,7 +98,7 @@ def suites(driver: Driver, wary_pool: Path) -> list[Suite]:
         ("likely", RefusalOptions(likelihood=True, frame="user {prompt} assistant")),
     ):
         found.append(refusal_suite(name, text, options, where="safe.jsonl"))
-        assert registry.store_suite(driver.database, found[-1])
+        assert stored_suites.store_suite(driver.database, found[-1])
     return found
 
 

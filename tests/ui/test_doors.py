@@ -19,6 +19,7 @@ from services.errors import BadInput, NotFound
 from services.spec import parse_spec
 from services.studies import control, listing, pairs, read, views
 from services.studies.estimate import BYTES_PER_TOKEN
+from services.studies.preflight import preflight
 from services.studies.propose import BASELINES, minimised
 from tests.plugins.pages import APP, SECONDS, figures, open_page
 from ui import specs, words
@@ -145,7 +146,7 @@ class TestPreflight:
     ) -> None:
         database = study_with_results.database
         spec = read.get_study(database, 1).spec
-        found = views.preflight(database, spec)
+        found = preflight(database, spec)
         sizes = {name: (search, validation) for name, _, search, validation, _ in found.suites}
         # the formula's engine reports 900 tokens a suite, whatever its size
         assert found.tokens_how == "measured"
@@ -155,7 +156,7 @@ class TestPreflight:
         )
         with database.transaction() as connection:
             connection.execute("UPDATE prediction SET cost = '{}'")
-        guessed = views.preflight(database, spec)
+        guessed = preflight(database, spec)
         assert guessed.tokens_how == "estimated"
         expected = 0.0
         for name, (search, _) in sizes.items():

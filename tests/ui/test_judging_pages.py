@@ -13,7 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from optim.leakage import Compared
-from services import kinship, leakage, registry
+from services import kinship, leakage, registry, stored_suites
 from services.settings import settings
 from services.studies import attribution, coalitions, cost, multiplicity, probes, read
 from services.suite_health import of_items
@@ -154,7 +154,7 @@ class TestCandidate:
         database = study_with_results.database
         study = read.get_study(database, 1)
         with database.transaction() as connection:
-            suite = registry.suite_from_row(registry.suite_row(connection, "reviews"))
+            suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "reviews"))
         easier = Compared(own=0.4, other=0.1, easier=0.3, low=0.2, high=0.4)
         found = leakage.Leakage(
             checkpoint=study.pool.members[1].digest, suite="reviews", against="new.jsonl", n=60,
@@ -209,7 +209,7 @@ class TestSuites:
     def test_its_health_and_what_a_study_answered(self, study_with_results: Any) -> None:
         database = study_with_results.database
         with database.transaction() as connection:
-            suite = registry.suite_from_row(registry.suite_row(connection, "questions"))
+            suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "questions"))
         app = open_page("suites", suite="questions")
         told = said(app)
         assert "Health of questions" in told

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from streamlit.testing.v1 import AppTest
 
 from optim.recipe import Recipe
-from services import evaluations, noise, registry
+from services import evaluations, noise, stored_suites
 from services.cli import front
 from services.db import Database
 from services.settings import settings
@@ -64,7 +64,7 @@ def measure_noise(database: Database, changed: int) -> None:
     """The reference against itself, on one suite: so many answers change in bfloat16."""
     study = read.get_study(database, 1)
     with database.transaction() as connection:
-        suite = registry.suite_from_row(registry.suite_row(connection, "reviews"))
+        suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "reviews"))
     how = {"usual": {"dtype": "float32"}, "other": {"dtype": "bfloat16"}}
     about = {"suite": "reviews", "split": "validation", "settings": how, "n": 60, "positive": 0}
     for floor in (

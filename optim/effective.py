@@ -79,7 +79,7 @@ class ClusterSums:
     def _size(self, more: np.ndarray) -> np.ndarray:
         """`more`: Σ (value − mean)² of one item of each cluster that is added."""
         n = np.maximum(self.n, 1)
-        mean, typical = self.total / n, self.sizes / n
+        mean, typical = self.total / n, np.maximum(self.sizes / n, 1)
         between = self.squares - 2 * mean * self.products + mean**2 * self.sizes
         within = self.items - n * mean**2
         return np.where(

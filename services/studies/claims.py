@@ -20,9 +20,9 @@ from optim.predictions import Predictions
 from optim.racing import item_values, most_possible, paired_error
 from optim.rates import SHARES, Metric
 from services.spec import METRICS, Constraint
-from services.studies.clusters import side_by_side
+from services.studies.clusters import of_text, side_by_side
 from services.studies.record import Study
-from services.studies.tell import Value, constrained, missed_by, of_text, worse_of
+from services.studies.tell import Value, constrained, missed_by, worse_of
 
 #: what one model answered, by suite name
 Answers = Mapping[str, Predictions]

@@ -27,7 +27,7 @@ from optim.rate_intervals import (
 from optim.rates import RATES, REFUSAL_RATES, SHARES, among
 from services.db import Connection, rows
 from services.spec import Constraint
-from services.studies.clusters import clusters_of, side_by_side
+from services.studies.clusters import clusters_of, of_text, side_by_side
 from services.studies.propose import minimised
 from services.studies.record import (
     Split,
@@ -174,12 +174,6 @@ def share_of(hits: np.ndarray, clusters: np.ndarray | None) -> Value:
         return Value(None, None, None, 0)
     low, high = intervals.share_interval(hits, clusters=clusters)
     return Value(float(hits.mean()), low, high, len(hits))
-
-
-def of_text(clusters: np.ndarray | None) -> np.ndarray | None:
-    """The clusters of a text suite; none where it is a single one, which has no interval, and a
-    constraint may need one."""
-    return None if clusters is None or not clusters.any() else clusters
 
 
 def worse(

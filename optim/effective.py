@@ -94,13 +94,20 @@ def design_effect(typical: Any, between: Any, within: Any, more: Any) -> np.ndar
     return np.maximum((whole * typical + between) / (whole + within), 1.0)
 
 
-def best_share(share: float, n: int, typical: float) -> float:
+def typical_size(items: np.ndarray, clusters: np.ndarray) -> float:
+    """How many of some items, bool [N], are in the cluster of one of them, on average; 1 for none.
+    `clusters`: the number of each item's cluster."""
+    sizes = np.bincount(clusters, items)
+    return float(sizes @ sizes / sizes.sum()) if sizes.any() else 1.0
+
+
+def best_share(share: Any, n: int, typical: float) -> np.ndarray:
     """The effective size of a share of n items at best: spread evenly over the clusters."""
     more = 2 * (share**2 + (1 - share) ** 2)
-    return float(n / design_effect(typical, 0.0, n * share * (1 - share), more))
+    return n / design_effect(typical, 0.0, n * share * (1 - share), more)
 
 
-def best_difference(difference: np.ndarray, n: int, typical: float) -> np.ndarray:
+def best_difference(difference: Any, n: int, typical: float) -> np.ndarray:
     """The same for a difference of shares by flips one way, which leave the least doubt."""
     more = (1 - difference) ** 2 + (1 + difference) ** 2
     within = n * np.abs(difference) * (1 - np.abs(difference))

@@ -83,12 +83,9 @@ class Items:
         return found / total if total else found
 
     def typical(self, weights: np.ndarray) -> float:
-        """How many of the items that weigh something are in one's cluster, on average over them;
-        1 where items are independent."""
-        if self.clusters is None:
-            return 1.0
-        sizes = np.bincount(self.clusters, weights > 0)
-        return float(sizes @ sizes / sizes.sum())
+        """The typical size of clusters, of the items that weigh something; 1 where items are
+        independent."""
+        return 1.0 if self.clusters is None else effective.typical_size(weights > 0, self.clusters)
 
 
 def _joined(parts: Mapping[str, slice], answers: Answers) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +187,7 @@ def constraints(study: Study, items: Items) -> list[Kept]:
                 continue
             weights = items.weights(constraint.metric, suite or None)
             n = int((weights > 0).sum())
-            typical = items.typical(weights) if n else 1.0
+            typical = items.typical(weights)
             limit = _limit(constraint, n, typical) if n else None
             if limit is not None:
                 sign, base = 1.0 if constraint.upper else -1.0, np.zeros(len(items))

@@ -107,10 +107,11 @@ def best_share(share: Any, n: int, typical: float) -> np.ndarray:
     return n / design_effect(typical, 0.0, n * share * (1 - share), more)
 
 
-def best_difference(difference: Any, n: int, typical: float) -> np.ndarray:
-    """The same for a difference of shares by flips one way, which leave the least doubt."""
-    more = (1 - difference) ** 2 + (1 + difference) ** 2
-    within = n * np.abs(difference) * (1 - np.abs(difference))
+def best_difference(negative: Any, positive: Any, n: int, typical: float) -> np.ndarray:
+    """The same for a difference of shares by so many flips to wrong and to right."""
+    mean = (negative - positive) / n
+    more = (1 - mean) ** 2 + (1 + mean) ** 2
+    within = np.maximum(negative + positive - n * mean**2, 0)
     return n / design_effect(typical, 0.0, within, more)
 
 

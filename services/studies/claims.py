@@ -242,7 +242,7 @@ def _worst(constraint: Constraint, n: int, typical: float) -> float | None:
 def _of_flips(
     lost: np.ndarray, won: np.ndarray, n: int, typical: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    worth = None if typical == 1 else effective.best_difference((lost - won) / n, n, typical)
+    worth = None if typical == 1 else effective.best_difference(lost, won, n, typical)
     return intervals.paired_interval(lost, won, n, worth=worth)
 
 

@@ -104,17 +104,20 @@ def test_bounds_are_those_of_the_items_that_an_interval_is_worth(
     assert size_of(k / n, low, high, 1.959963984540054) == pytest.approx(n, rel=1e-6)
 
 
-@given(CLUSTERS)
-def test_the_best_case_is_no_worse_than_any(clusters: list[tuple[int, int]]) -> None:
-    hits, items = split(clusters)
+@given(CLUSTERS, st.integers(0, 2**32 - 1))
+def test_the_best_case_is_no_worse_than_any(clusters: list[tuple[int, int]], seed: int) -> None:
+    (hits, items), rng = split(clusters), np.random.default_rng(seed)
     n, typical = int(items.sum()), float(items @ items / items.sum())
     best = best_share(hits.sum() / n, n, typical)
     assert float(ClusterSums.of_shares(hits, items).shares()) <= best + 1e-9
-    difference = np.array(hits.sum() / n)
     at = np.arange(len(items)).repeat(items)
     each = np.concatenate([np.arange(m) < k for m, k in zip(items, hits, strict=True)]) * 1.0
     mine = float(ClusterSums.of_values(each, at).differences())
-    assert mine <= float(best_difference(difference, n, typical)) + 1e-9
+    assert mine <= float(best_difference(hits.sum(), 0, n, typical)) + 1e-9
+    both = np.where(each > 0, rng.choice([-1.0, 1.0], n), 0.0)
+    lost, won = (both > 0).sum(), (both < 0).sum()
+    mine = float(ClusterSums.of_values(both, at).differences())
+    assert mine <= float(best_difference(lost, won, n, typical)) + 1e-9
 
 
 @settings(deadline=None)

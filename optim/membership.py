@@ -203,8 +203,8 @@ class _Sums:
         within = self._drawn(name, items)
         if part.clusters is not None and drawn_clusters(part) is None:
             return ClusterSums(
-                clusters=1, n=n, sizes=n**2, total=total, squares=total**2, products=total * n,
-                items=within,
+                clusters=np.minimum(n, 1), n=n, sizes=n**2, total=total, squares=total**2,
+                products=total * n, items=within,
             )  # fmt: skip
         return ClusterSums(
             clusters=self._drawn(name, base > 0)[:, None],

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from optim.membership import SuiteTable, drawn_clusters, judged, membership, resampled
@@ -137,6 +137,12 @@ def test_all_items_once_give_what_a_study_is_told(
 
 
 @settings(deadline=None, max_examples=60)
+@example(
+    seed=0,
+    constraints=[{"metric": "over_refusal", "max": 0.3, "confidence": 0.8}],
+    sizes={"a": 2, "b": 2, "r": 4, "t": 2},
+    contexts={"a": None, "b": 1, "r": 1, "t": None},
+)
 @given(
     seed=st.integers(0, 2**31),
     constraints=st.lists(LIMITS, max_size=3),

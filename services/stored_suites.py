@@ -31,7 +31,7 @@ def add_suite(
     Forbidden for a viewer."""
     allow(by, "register a suite")
     check_name(name, "suite")
-    suite = parse_suite(name, read_items(path), where=str(path), normalise=normalise)
+    suite = parse_suite(name, read_items(path), where=str(path), normalise=normalise, split_by=None)
     return suite, store_suite(database, suite, by=by)
 
 
@@ -62,7 +62,7 @@ def add_suite_bytes(
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput("is not UTF-8 text", where=where, mend=str(error)) from error
-    suite = parse_suite(name, text, where=where, normalise=normalise)
+    suite = parse_suite(name, text, where=where, normalise=normalise, split_by=None)
     return suite, store_suite(database, suite, by=by)
 
 

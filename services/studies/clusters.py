@@ -55,6 +55,12 @@ def labels(items: Sequence[Item]) -> np.ndarray | None:
     return found if len(index) < len(items) else None
 
 
+def of_text(clusters: np.ndarray | None) -> np.ndarray | None:
+    """The clusters of a text suite; none where it is a single one, which has no interval, and a
+    constraint may need one."""
+    return None if clusters is None or not clusters.any() else clusters
+
+
 def side_by_side(parts: Sequence[tuple[int, np.ndarray | None]]) -> np.ndarray | None:
     """Labels of several suites together, from (items, labels) of each: they have no cluster in
     common. None where no suite has any."""

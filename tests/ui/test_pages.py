@@ -113,6 +113,29 @@ class TestHealth:
         assert "stands at the edge of the space" in said
         assert "Widen search.bounds" in said
 
+    @pytest.mark.parametrize(
+        ("study", "said_by"),
+        [
+            (1, "No candidate meets the constraint on score of reviews"),
+            # too little is known for findings
+            (2, "No candidate meets the constraints on search so far"),
+        ],
+    )
+    # where nothing is feasible the curve of the best values has no steps
+    @pytest.mark.filterwarnings("ignore:invalid value encountered in subtract")
+    def test_that_nothing_is_feasible_is_said_once(
+        self, study_with_results: Any, study: int, said_by: str
+    ) -> None:
+        with study_with_results.database.transaction() as connection:
+            connection.execute(
+                "UPDATE study SET spec = jsonb_set(spec, '{constraints,0,min}', '0.999')"
+            )
+            connection.execute(
+                "UPDATE evaluation SET violation = 0.5, rank = 2 WHERE told_at IS NOT NULL"
+            )
+        said = [w.value.replace("\\", "") for w in open_page("study", study=study).warning]
+        assert [text[: len(said_by)] for text in said if "constraint" in text] == [said_by]
+
 
 class TestGroups:
     def test_a_grouped_candidate_shows_every_group_and_its_own_recipe(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from psycopg.types.json import Jsonb
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from optim.recipe import Recipe
@@ -379,6 +380,14 @@ class TestCandidate:
 
 
 class TestRegistered:
+    def test_a_count_is_written_alike_in_text_and_in_a_grid(self, study_with_results: Any) -> None:
+        app = open_page("pools")
+        assert "checkpoints of 260\u202f096 parameters" in texts(app)
+        grid = app.dataframe[0]
+        assert set(grid.value["parameters"]) == {260_096}
+        shown = convert_arrow_bytes_to_pandas_df(grid.proto.arrow_data.styler.display_values)
+        assert set(shown["parameters"]) == {"260\u202f096"}
+
     def test_pools_and_suites_are_tables(self, study_with_results: Any) -> None:
         pools = open_page("pools").dataframe[0].value
         assert next(iter(pools["checkpoint"])) == "deployed"

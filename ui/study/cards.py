@@ -112,7 +112,8 @@ def _card(
         delta_description=beside,
         help=words.plain(measure.meaning),
     )
-    st.caption(f"95 % {words.interval(metric, measure.unit)} · n = {metric.n} · {candidate.split}")
+    n = words.count(metric.n)
+    st.caption(f"95 % {words.interval(metric, measure.unit)} · n = {n} · {candidate.split}")
     if measure.key == "negative_flip_rate":
         noise(shown, candidate.split)
 

@@ -8,7 +8,7 @@ from services.errors import RemeltError, SpecRefused
 from services.spec import StudySpec, parse_spec, spec_yaml
 from services.studies import read, views
 from services.studies.submit import submit
-from ui import badges, guard, pool_words, reading, sign_in, spec_form, specs, words
+from ui import badges, guard, pool_words, reading, sign_in, spec_form, specs, tables, words
 
 CLONED = "cloned-from"
 TOKENS = {
@@ -117,13 +117,18 @@ def _show_preflight(spec: StudySpec, found: views.Preflight) -> None:
     st.markdown("##### Preflight")
     st.caption("A dry run: nothing is stored before you submit.")
     st.dataframe(
-        {
-            "suite": [s[0] for s in found.suites],
-            "form": [s[1] for s in found.suites],
-            "search": [s[2] for s in found.suites],
-            "validation": [s[3] for s in found.suites],
-            "test": [s[4] for s in found.suites],
-        },
+        tables.counted(
+            {
+                "suite": [s[0] for s in found.suites],
+                "form": [s[1] for s in found.suites],
+                "search": [s[2] for s in found.suites],
+                "validation": [s[3] for s in found.suites],
+                "test": [s[4] for s in found.suites],
+            },
+            "search",
+            "validation",
+            "test",
+        ),
         hide_index=True,
         width="stretch",
         height="content",

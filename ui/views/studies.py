@@ -90,7 +90,7 @@ def _row(study: Row) -> None:
         share = min(1.0, study["asked"] / max(study["budget"], 1))
         if study["state"] in ("finished", "cancelled", "failed"):
             share = 1.0
-        text = f"{study['asked']} of {study['budget']} candidates"
+        text = f"{words.count(study['asked'])} of {words.count(study['budget'])} candidates"
         failed = f", {study['failed']} failed" if study["failed"] else ""
         left = study["left_seconds"]
         eta = f", about {words.duration(left)} left" if left is not None else ""

@@ -6,7 +6,7 @@ import streamlit as st
 
 from services.db import Row
 from services.studies import views
-from ui import badges, guard, live, reading, words
+from ui import badges, guard, live, reading, tables, words
 
 #: workers write their row every 10 s
 SILENT_SECONDS = 45
@@ -122,15 +122,19 @@ def _queues(queues: list[Row]) -> None:
         st.caption("empty")
         return
     st.dataframe(
-        [
-            {
-                "study": f"#{q['study']} {q['name']}",
-                "state": q["state"],
-                "waiting": q["queued"],
-                "running": q["running"],
-            }
-            for q in queues
-        ],
+        tables.counted(
+            [
+                {
+                    "study": f"#{q['study']} {q['name']}",
+                    "state": q["state"],
+                    "waiting": q["queued"],
+                    "running": q["running"],
+                }
+                for q in queues
+            ],
+            "waiting",
+            "running",
+        ),
         hide_index=True,
         width="stretch",
         alt="Queue by study",

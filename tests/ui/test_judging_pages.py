@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 from optim.leakage import Compared
 from services import kinship, leakage, registry
 from services.settings import settings
-from services.studies import attribution, coalitions, cost, multiplicity, probes, read
+from services.studies import attribution, coalitions, control, cost, multiplicity, probes, read
 from services.suite_health import of_items
 from tests.plugins.pages import open_page
 from ui.plots.kinship import kinship_figure
@@ -42,6 +42,11 @@ def press(app: AppTest, label: str) -> AppTest:
     app = found.click().run()
     assert not app.exception
     return app
+
+
+def bars(app: AppTest) -> str:
+    """What stands at the progress bars."""
+    return "\n".join(bar.proto.text for bar in app.get("progress"))
 
 
 def charts(app: AppTest) -> dict[str, Any]:
@@ -176,6 +181,26 @@ class TestCandidate:
         assert "Shapley values add up to the candidate less no parent at all" in said(app)
         # it changes nothing of the study
         assert read.study_summary(database, 1)["chosen"] == chosen
+
+    def test_paused_merges_say_so_and_can_be_resumed(
+        self, study_with_results: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        database = study_with_results.database
+        chosen = read.study_summary(database, 1)["chosen"]
+        app = press(open_page("candidate", study=1, trial=chosen), NEEDED)
+        assert "no worker has been seen" in bars(app)
+        assert "paused" not in bars(app)
+        control.pause(database, 1)
+        app = open_page("candidate", study=1, trial=chosen)
+        assert bars(app).endswith("to come · paused")
+        assert "The probes of this study are paused" in said(app)
+        app = press(app, "Resume the probes")
+        assert "paused" not in bars(app) + said(app)
+        assert not probes.counts(database, 1)[0]["held"]
+        control.pause(database, 1)
+        monkeypatch.setenv("REMELT_LOCAL_ROLE", "viewer")
+        settings.cache_clear()
+        assert "Resume the probes" not in labels(open_page("candidate", study=1, trial=chosen))
 
     def test_others_are_not_offered_to_ask(
         self, study_with_results: Any, monkeypatch: pytest.MonkeyPatch

@@ -469,3 +469,24 @@ def test_the_report_is_read_opened_and_taken_along(
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(f"{tables}.every(t => t.scrollWidth <= t.clientWidth)")
     assert foreign == []
+    folds(page)
+    page.goto(f"{address}/report?study=1")
+    folds(page)
+
+
+def folds(page: Page) -> None:
+    """On a telephone the report begins as a list of its titles; paper has everything."""
+    verdict, pool = page.locator("#verdict .content"), page.locator("#pool .content")
+    sections = page.locator(".report section .content")
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(verdict).to_be_visible()
+    expect(pool).to_be_hidden()
+    page.locator("#pool h2").click()
+    expect(pool).to_be_visible()
+    page.locator("#pool h2").click()
+    expect(pool).to_be_hidden()
+    page.emulate_media(media="print")
+    assert all(one.is_visible() for one in sections.all())
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    assert all(one.is_visible() for one in sections.all())

@@ -95,8 +95,14 @@ class TestEmpty:
 
     @pytest.mark.parametrize("ids", [{}, {"study": 7}, {"study": "x"}, {"study": "-1"}])
     def test_an_unknown_study_is_explained(self, ids: dict[str, Any]) -> None:
-        said = texts(open_page("study", **ids))
+        app = open_page("study", **ids)
+        said = texts(app)
         assert "No study is named" in said or "no study has the number 7" in said
+        assert "Studies" in [link.proto.label for link in app.get("page_link")]
+
+    def test_what_is_missing_can_be_registered_from_where_it_is_missed(self) -> None:
+        links = [link.proto.page for link in open_page("new_study").get("page_link")]
+        assert links == ["pools", "suites"]
 
 
 class TestHealth:
@@ -136,6 +142,18 @@ class TestHealth:
             )
         said = [w.value.replace("\\", "") for w in open_page("study", study=study).warning]
         assert [text[: len(said_by)] for text in said if "constraint" in text] == [said_by]
+
+
+class TestNames:
+    def test_a_suite_is_called_what_it_is_called(self, study_with_results: Any) -> None:
+        axes = [{"metric": "score", "suite": "reviews"}, {"metric": "negative_flip_rate"}]
+        with study_with_results.database.transaction() as connection:
+            connection.execute(
+                "UPDATE study SET spec = jsonb_set(spec, '{objectives}', %s)", (Jsonb(axes),)
+            )
+        named = [card.label for card in open_page("study", study=1).metric]
+        assert "reviews" in named
+        assert "Negative flips" in named
 
 
 class TestGroups:

@@ -104,7 +104,8 @@ def _card(
     elif metric.value is not None:
         delta = f"{words.count(round(metric.value * metric.n))} items"
     st.metric(
-        f"{measure.title.capitalize()}",
+        # a suite is called what it is called
+        words.plain(measure.title if measure.metric == "score" else words.sentence(measure.title)),
         words.amount(metric.value, measure.unit),
         delta=delta,
         delta_color=_colour(measure) if beside else "off",

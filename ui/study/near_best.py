@@ -93,7 +93,7 @@ def _set(shown: Snapshot, found: Multiplicity) -> None:
         "Any of them could have been chosen; where they answer differently, the choice among them "
         "decides."
     )
-    if found.typical is not None:
+    if found.typical is not None and count > 2:  # of two, each is as much like the other
         text += f" Trial {found.typical} answers most like the others."
     st.markdown(text)
 

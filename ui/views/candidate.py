@@ -124,7 +124,7 @@ def _metrics(shown: Snapshot, candidate: CandidateView | None, found: Columns, s
 
 def _stopped(shown: Snapshot, race: Mapping[str, Any]) -> None:
     """Why a race ended it, and what was seen: never shown as if it were a result."""
-    st.info(words.plain(words.stopped(race).capitalize() + "."), icon=":material/front_hand:")
+    st.info(words.plain(words.sentence(words.stopped(race)) + "."), icon=":material/front_hand:")
     st.dataframe(
         tables.seen_frame(shown.study, race),
         hide_index=True,

@@ -76,11 +76,13 @@ def _not_ready(pools: bool, suites: bool) -> None:
             "**First register a pool**: checkpoints of one architecture, and which of them is "
             "deployed today.",
             "remelt pool add NAME --reference DEPLOYED DIR DIR …",
+            page=(badges.POOLS, "On the page Pools, or:"),
         )
     if not suites:
         badges.hint(
             "**First register a suite**: a JSON Lines file of questions with answers.",
             "remelt suite add NAME FILE.jsonl",
+            page=(badges.SUITES, "On the page Suites, or:"),
         )
 
 
@@ -115,7 +117,7 @@ def _show_refusal(error: SpecRefused, text: str) -> None:
 def _show_preflight(spec: StudySpec, found: views.Preflight) -> None:
     st.success("The spec is valid.", icon=":material/check:")
     st.markdown("##### Preflight")
-    st.caption("A dry run: nothing is stored before you submit.")
+    st.caption("A dry run: nothing is stored before you submit. Items of every suite by split:")
     st.dataframe(
         tables.counted(
             {

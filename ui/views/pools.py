@@ -170,7 +170,7 @@ def _measure(name: str, base: str, who: User) -> None:
     bar = st.progress(0.0, "Reading …")
 
     def tick(what: str, done: int, total: int) -> None:
-        bar.progress(min(done / max(total, 1), 1.0), f"{words.plain(what).capitalize()} …")
+        bar.progress(min(done / max(total, 1), 1.0), f"{words.plain(words.sentence(what))} …")
 
     with guard.explained():
         kinship.of_pool(reading.database(), settings(), name, base=base, progress=tick, by=who)

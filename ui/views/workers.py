@@ -34,6 +34,8 @@ def _live() -> None:
         columns[3].metric(
             "Artefacts waiting", publishing["queued"] + publishing["running"], border=True
         )
+        if workers and not alive and any(q["queued"] and q["state"] != "paused" for q in queues):
+            st.warning("Nobody works on what waits. Start workers: `remelt worker`")
         _workers(workers)
         _flight(flight)
         _queues(queues)
@@ -52,7 +54,10 @@ def _workers(workers: list[Row]) -> None:
                 "state": "alive" if w["silent_seconds"] < SILENT_SECONDS else "silent",
                 "last heartbeat": f"{words.duration(w['silent_seconds'])} ago",
                 "tokens/s": _pace(w["tokens_per_second"]),
-                "engine": w["info"].get("engine", words.DASH),
+                # what it last said is over
+                "engine": words.DASH
+                if w["silent_seconds"] >= SILENT_SECONDS
+                else w["info"].get("engine", words.DASH),
                 "pool resident": w["info"].get("pool") or words.DASH,
                 "where the pool is kept": w["info"].get("tier") or words.DASH,
                 "ranks": w["info"].get("ranks") or words.DASH,

@@ -53,7 +53,7 @@ WATCH = """study => {
     const look = () => seen.runs.push([app.dataset.testScriptState, performance.now()]);
     new MutationObserver(look).observe(app, {attributeFilter: ['data-test-script-state']});
     const drawn = () => { seen.drawn = performance.now(); };
-    new MutationObserver(drawn).observe(plot, {childList: true, subtree: true});
+    new MutationObserver(drawn).observe(plot, {childList: true, subtree: true, attributes: true});
 }"""
 
 

@@ -29,17 +29,27 @@ BOOTSTRAP_CLUSTERS = 1024
 
 def wilson(k: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Two-sided Wilson (1927) interval of a share of k in n; (0, 1) for n = 0."""
-    return _wilson(k, n, _z((1 + _checked(confidence)) / 2))
+    if not 0 <= k <= n:
+        raise ValueError(f"k: {k} is not between 0 and n = {n}")
+    z = _z((1 + _checked(confidence)) / 2)
+    if n == 0:
+        return 0.0, 1.0
+    low, high = (float(end) for end in _wilson_ends(k, n, z))
+    return 0.0 if k == 0 else max(0.0, low), 1.0 if k == n else min(1.0, high)
 
 
-def wilson_upper(k: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """One-sided upper Wilson bound of a share: 'NFR <= x' holds with confidence if it is <= x."""
-    return _wilson(k, n, _z(_checked(confidence)))[1]
+def wilson_bound(k: ArrayLike, n: ArrayLike, sign: float, confidence: float) -> np.ndarray:
+    """One-sided Wilson bounds of shares of k in n, arrays of any shapes that fit: upper ones for a
+    sign above 0, else lower; 1 and 0 for n = 0.
 
-
-def wilson_lower(k: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """One-sided lower Wilson bound of a share."""
-    return _wilson(k, n, _z(_checked(confidence)))[0]
+    k may be expected counts; such as are a rounding error outside 0 to n are taken as at the end.
+    """
+    z = _z(_checked(confidence))
+    found, size = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    low, high = _wilson_ends(found, np.maximum(size, 1), z)
+    if sign > 0:
+        return np.where(found >= size, 1.0, np.minimum(1.0, high))
+    return np.where(found <= 0, 0.0, np.maximum(0.0, low))
 
 
 def rescaled(
@@ -75,9 +85,11 @@ def mover(values: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[Any, An
     return value, value - below, value + above
 
 
-def upper_bound(value: Any, low: Any, high: Any, confidence: float) -> np.ndarray:
+def upper_bound(value: Any, low: Any, high: Any, confidence: float | None) -> np.ndarray:
     """One-sided upper bound from a two-sided 95 % interval: its half width stretched as a normal's,
-    about its own middle, and never below the estimate."""
+    about its own middle, and never below the estimate; the estimate where confidence is None."""
+    if confidence is None:
+        return np.asarray(value)
     factor = _z(_checked(confidence)) / _z((1 + CONFIDENCE) / 2)
     middle, half = (np.asarray(low) + high) / 2, (np.asarray(high) - low) / 2
     return np.maximum(value, middle + factor * half)
@@ -284,15 +296,12 @@ def sums_interval(
     return float(value + stretch * low), float(value + stretch * high)
 
 
-def _wilson(k: int, n: int, z: float) -> Interval:
-    if not 0 <= k <= n:
-        raise ValueError(f"k: {k} is not between 0 and n = {n}")
-    if n == 0:
-        return 0.0, 1.0
+def _wilson_ends(k: Any, n: Any, z: float) -> tuple[Any, Any]:
+    """Of a count, or of arrays of them; rounding may leave them outside 0 to 1."""
     share, z2 = k / n, z * z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return 0.0 if k == 0 else max(0.0, centre - half), 1.0 if k == n else min(1.0, centre + half)
+    half = z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return centre - half, centre + half
 
 
 def _by_cluster(

@@ -175,17 +175,15 @@ class _Sums:
         Of nats per token, the distance of the bound is that of all items.
         """
         if bound.worse:
-            value, low, high = self._worse(bound.metric, suite)
-            if bound.confidence is None:
-                return value
-            return intervals.upper_bound(value, low, high, bound.confidence)
+            return intervals.upper_bound(*self._worse(bound.metric, suite), bound.confidence)
         value = self.value(bound.metric, suite)
         if bound.confidence is None:
             return value
-        z = NormalDist().inv_cdf(bound.confidence)
         if bound.metric in RATES:
             k, n = self._count(bound.metric, suite)
-            return np.where(n > 0, _wilson(k, n, z, bound.sign), bound.limit)
+            found = intervals.wilson_bound(k, n, bound.sign, bound.confidence)
+            return np.where(n > 0, found, bound.limit)
+        z = NormalDist().inv_cdf(bound.confidence)
         half = z / NormalDist().inv_cdf((1 + intervals.CONFIDENCE) / 2)
         return value + half * self._to_interval(bound.metric, suite, bound.sign)
 
@@ -230,8 +228,7 @@ class _Sums:
         part, table, _ = self._parts[suite]
         if part.form != "text":
             k, n = self._count(metric, suite)
-            z = NormalDist().inv_cdf((1 + intervals.CONFIDENCE) / 2)
-            return _wilson(k, n, z, sign) - k / n
+            return intervals.wilson_bound(k, n, sign, (1 + intervals.CONFIDENCE) / 2) - k / n
         assert table.nll is not None
         assert part.tokens is not None
         found = []
@@ -241,14 +238,3 @@ class _Sums:
             end = high if sign > 0 else low
             found.append(0.0 if end is None else end - value)
         return np.array(found)[None, :]
-
-
-def _wilson(k: np.ndarray, n: np.ndarray, z: float, sign: float) -> np.ndarray:
-    """The end of `intervals.wilson` on one side, for many counts at once."""
-    n = np.maximum(n, 1)
-    share, z2 = k / n, z * z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    if sign > 0:
-        return np.where(k >= n, 1.0, np.minimum(1.0, centre + half))
-    return np.where(k <= 0, 0.0, np.maximum(0.0, centre - half))

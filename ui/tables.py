@@ -12,18 +12,9 @@ from pandas.io.formats.style import Styler
 from services.studies.columns import Columns
 from services.studies.read import CandidateView, Metric
 from services.studies.record import Study
+from services.words import ROLES as ROLES
 from ui import words
 from ui.measures import RESTATED, Measure, measures, objectives
-
-ROLES = {
-    "reference": "reference",
-    "single": "checkpoint",
-    "uniform": "uniform soup",
-    "greedy": "greedy soup",
-    "warm": "found by gradients",
-    "search": "found",
-    "probe": "evaluated after the choice",
-}
 
 
 def shown_measures(study: Study) -> list[Measure]:

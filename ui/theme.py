@@ -59,15 +59,18 @@ STYLE = """
 
 
 def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
-    """The layout that every plot shares; keeps a reader's zoom while data come in."""
-    figure.update_layout(
-        title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
-        height=height,
-        margin={"l": 10, "r": 10, "t": 48, "b": 10},
-        uirevision=title,
-        hoverlabel={"align": "left"},
+    """Give a figure the layout that every plot shares, in place of any; keeps a reader's zoom while
+    data come in."""
+    axis = {"automargin": True, "title": {"standoff": 8}}
+    # at once: property by property it takes Plotly ten times as long
+    figure.layout = {
+        "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        "height": height,
+        "margin": {"l": 10, "r": 10, "t": 48, "b": 10},
+        "uirevision": title,
+        "hoverlabel": {"align": "left"},
         # below the axis, however many lines it takes on a narrow screen
-        legend={
+        "legend": {
             "orientation": "h",
             "title": None,
             "xref": "container",
@@ -77,8 +80,10 @@ def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
             "y": 0,
             "yanchor": "bottom",
         },
-        dragmode="zoom",
-    )
-    figure.update_xaxes(automargin=True, title_standoff=8)
-    figure.update_yaxes(automargin=True, title_standoff=8)
+        "dragmode": "zoom",
+        "xaxis": axis,
+        "yaxis": axis,
+    }
+    # in its place stand the page's own font and colours, light or dark: ui/chart.js
+    figure.layout.template = None
     return figure

@@ -27,7 +27,8 @@ from services.errors import BadInput, RemeltError, SuiteRefused
 from services.lm_eval.load import TaskOptions, load_tasks
 from services.settings import Settings, settings
 from services.suites import SPLITS, Item, Suite, parse_suite
-from workers.engine.client import Engine, EvaluationResult, OnTick, Progress, SuiteResult
+from workers.engine.client import Engine, EvaluationResult, Progress, SuiteResult
+from workers.engine.connection import OnTick
 from workers.engine.process import Compute
 
 ABOUT = {

@@ -98,24 +98,17 @@ class _Forecast:
         normal for the macro average; of what is worse than the reference as measured. For texts the
         estimate itself: their spread over items is not forecast."""
         if bound.worse:
-            value, low, high = self._worse(bound.metric, suite)
-            if bound.confidence is None:
-                return value
-            return intervals.upper_bound(value, low, high, bound.confidence)
+            return intervals.upper_bound(*self._worse(bound.metric, suite), bound.confidence)
         value = self.value(bound.metric, suite)
         if bound.confidence is None:
             return value
-        z = bound.sign * NormalDist().inv_cdf(bound.confidence)
         if bound.metric == "macro":
+            z = bound.sign * NormalDist().inv_cdf(bound.confidence)
             scores = [self._count("score", name) for name in self._scored]
             variance = sum((k / n) * (1 - k / n) / n for k, n in scores) / len(scores) ** 2
             return value + z * np.sqrt(np.maximum(variance, 0.0))
-        n = 0 if self._is_text(suite) else self._count(bound.metric, suite)[1]
-        if not n:
-            return value
-        centre = value + z**2 / (2 * n)
-        half = z * np.sqrt(np.maximum(value * (1 - value), 0.0) / n + z**2 / (4 * n**2))
-        return np.asarray((centre + half) / (1 + z**2 / n))
+        k, n = (value, 0) if self._is_text(suite) else self._count(bound.metric, suite)
+        return intervals.wilson_bound(k, n, bound.sign, bound.confidence) if n else value
 
     def _worse(self, metric: Metric, suite: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """By how much each candidate is worse than the reference, with 95 % intervals."""

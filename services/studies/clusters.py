@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.db import Connection, row
-from services.registry import suite_from_row
+from services.stored_suites import suite_from_row
 from services.studies.record import Split, Study
 from services.suites import SPLITS, Item
 

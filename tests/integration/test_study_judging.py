@@ -17,7 +17,7 @@ from optim.generative import token_f1
 from optim.intervals import mcnemar, wilson
 from optim.multiplicity import ROUNDING
 from optim.pairwise import pairwise
-from services import noise, registry
+from services import noise, stored_suites
 from services.cli import cli
 from services.cli.front import front_data
 from services.errors import BadInput, NotFound
@@ -245,7 +245,7 @@ def test_clusters_are_drawn_whole(driver: Driver, tmp_path: Path) -> None:
     ]  # fmt: skip
     file = tmp_path / "shared.jsonl"
     file.write_text("".join(json.dumps(item) + "\n" for item in items))
-    registry.add_suite(driver.database, "shared", file)
+    stored_suites.add_suite(driver.database, "shared", file)
     driver.answers = as_its_cluster
     number = driver.submit(
         SPEC.replace("[pick, say, read]", "[shared, pick]").replace("trials: 10", "trials: 2")

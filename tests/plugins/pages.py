@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
@@ -25,3 +27,8 @@ def shown(app: AppTest, page: str, **ids: int | str) -> AppTest:
     app.run()
     assert not app.exception
     return app
+
+
+def figures(app: AppTest) -> list[dict[str, Any]]:
+    """The plots of a page, as they are sent to the browser."""
+    return [json.loads(chart.proto.bytes)["figure"] for chart in app.get("bidi_component")]

@@ -23,7 +23,7 @@ from optim.predictions import (
     items_digest,
     option_log_probabilities,
 )
-from services import evaluations, registry
+from services import evaluations, stored_suites
 from services.db import Database, rows
 from services.evaluations import Claim
 from services.queue import celery_app
@@ -152,7 +152,7 @@ def _register(database: Database, folder: Path) -> None:
     for name, lines in _suites().items():
         file = folder / f"{name}.jsonl"
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        registry.add_suite(database, name, file)
+        stored_suites.add_suite(database, name, file)
 
 
 def _suites() -> dict[str, list[dict[str, object]]]:

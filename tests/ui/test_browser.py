@@ -321,6 +321,50 @@ def test_from_a_filter_and_a_box_to_a_picked_candidate(
     expect(page).to_have_url(re.compile(rf"/candidate\?study=1&trial={number}$"))
 
 
+def ranges(page: Page) -> Any:
+    """What the scatter's axes show."""
+    return page.locator(PLOT).evaluate("p => [p.layout.xaxis.range, p.layout.yaxis.range]")
+
+
+def test_zoom_and_selection_stay_while_data_come_in(
+    page: Page, address: str, study_with_results: Any, work_off: Any
+) -> None:
+    database = study_with_results.database
+    page.goto(f"{address}/study?study=2")
+    expect(page.locator(f"{PLOT} .scatterlayer .points path").first).to_be_visible()
+    whole = ranges(page)
+    area = page.locator(f"{PLOT} .draglayer .nsewdrag").first.bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + 0.1 * area["width"], area["y"] + 0.1 * area["height"])
+    page.mouse.down()
+    page.mouse.move(area["x"] + 0.9 * area["width"], area["y"] + 0.9 * area["height"], steps=4)
+    page.mouse.up()
+    page.wait_for_function(
+        "([plot, x]) => document.querySelector(plot).layout.xaxis.range[0] > x",
+        arg=[PLOT, whole[0][0]],
+    )
+    drag_box(page)
+    expect(page.get_by_text(re.compile(r"Selected: \d+ candidates"))).to_be_visible()
+    zoomed = ranges(page)
+    page.locator(PLOT).evaluate("p => { p.kept = p.querySelector('.main-svg'); }")
+    for _ in range(2):
+        before = page.locator(PLOT).evaluate("p => p.layout.meta.told")
+        work_off(database, 2, 6)
+        page.wait_for_function(
+            "([plot, n]) => document.querySelector(plot).layout.meta.told > n", arg=[PLOT, before]
+        )
+        assert ranges(page) == zoomed
+        expect(page.get_by_text(re.compile(r"Selected: \d+ candidates"))).to_be_visible()
+    # the very same drawing: nothing was built anew
+    assert page.locator(PLOT).evaluate("p => p.kept === p.querySelector('.main-svg')")
+    page.locator(PLOT).hover()
+    page.locator(f"{PLOT} [data-title='Reset axes']").click()
+    page.wait_for_function(
+        "([plot, x]) => document.querySelector(plot).layout.xaxis.range[0] < x",
+        arg=[PLOT, zoomed[0][0]],
+    )
+
+
 def test_nothing_is_fetched_from_elsewhere(page: Page, address: str) -> None:
     foreign: list[str] = []
     page.on(
@@ -331,6 +375,12 @@ def test_nothing_is_fetched_from_elsewhere(page: Page, address: str) -> None:
     expect(page.locator(PLOT)).to_be_visible()
     page.wait_for_timeout(1000)
     assert foreign == []
+    tools = page.locator(f"{PLOT} .modebar-btn").evaluate_all(
+        "all => all.map(b => b.dataset.title)"
+    )
+    # no 'Share chart': it sends the figure to Plotly's servers
+    assert tools == ["Zoom", "Pan", "Box Select", "Lasso Select", "Zoom in", "Zoom out",
+                     "Reset axes", "Full screen"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from services.errors import BadInput, NotFound
 from services.spec import parse_spec
 from services.studies import control, listing, pairs, read, views
 from services.studies.estimate import BYTES_PER_TOKEN
+from services.studies.preflight import preflight
 from services.studies.propose import BASELINES, minimised
-from tests.plugins.pages import APP, SECONDS, open_page
+from tests.plugins.pages import APP, SECONDS, figures, open_page
 from ui import specs, words
 from ui.views import compare
 from ui.views.suites import items_html
@@ -146,7 +147,7 @@ class TestPreflight:
     ) -> None:
         database = study_with_results.database
         spec = read.get_study(database, 1).spec
-        found = views.preflight(database, spec)
+        found = preflight(database, spec)
         sizes = {name: (search, validation) for name, _, search, validation, _ in found.suites}
         # the formula's engine reports 900 tokens a suite, whatever its size
         assert found.tokens_how == "measured"
@@ -156,7 +157,7 @@ class TestPreflight:
         )
         with database.transaction() as connection:
             connection.execute("UPDATE prediction SET cost = '{}'")
-        guessed = views.preflight(database, spec)
+        guessed = preflight(database, spec)
         assert guessed.tokens_how == "estimated"
         expected = 0.0
         for name, (search, _) in sizes.items():
@@ -341,7 +342,7 @@ class TestCompare:
         assert [c for c in frame.columns if c.startswith("trial ")] == [
             "trial 0 deployed", "trial 3 plurals-ft", "trial 5 early",
         ]  # fmt: skip
-        assert len(app.get("plotly_chart")) == 3
+        assert len(figures(app)) == 3
         assert set(frame["suite"][frame["metric"] != "score"]) == {"all"}
         prose = frame.loc[frame["suite"] == "prose", "trial 5 early"].item()
         assert prose.endswith(") nats/token")

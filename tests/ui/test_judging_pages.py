@@ -14,11 +14,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from optim.leakage import Compared
-from services import kinship, leakage, registry
+from services import kinship, leakage, registry, stored_suites
 from services.settings import settings
 from services.studies import attribution, coalitions, control, cost, multiplicity, probes, read
 from services.suite_health import of_items
-from tests.plugins.pages import open_page
+from tests.plugins.pages import figures, open_page
 from ui.plots.kinship import kinship_figure
 from ui.study.near_best import unstable_html
 
@@ -51,8 +51,7 @@ def bars(app: AppTest) -> str:
 
 def charts(app: AppTest) -> dict[str, Any]:
     """Plots by their title."""
-    found = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-    return {figure["layout"]["title"]["text"]: figure for figure in found}
+    return {figure["layout"]["title"]["text"]: figure for figure in figures(app)}
 
 
 class Cells(HTMLParser):
@@ -219,7 +218,7 @@ class TestCandidate:
         database = study_with_results.database
         study = read.get_study(database, 1)
         with database.transaction() as connection:
-            suite = registry.suite_from_row(registry.suite_row(connection, "reviews"))
+            suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "reviews"))
         easier = Compared(own=0.4, other=0.1, easier=0.3, low=0.2, high=0.4)
         found = leakage.Leakage(
             checkpoint=study.pool.members[1].digest, suite="reviews", against="new.jsonl", n=60,
@@ -274,7 +273,7 @@ class TestSuites:
     def test_its_health_and_what_a_study_answered(self, study_with_results: Any) -> None:
         database = study_with_results.database
         with database.transaction() as connection:
-            suite = registry.suite_from_row(registry.suite_row(connection, "questions"))
+            suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "questions"))
         app = open_page("suites", suite="questions")
         told = said(app)
         assert "Health of questions" in told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from optim.recipe import Recipe
-from services import evaluations, noise, registry
+from services import evaluations, noise, stored_suites
 from services.cli import front
 from services.db import Database
 from services.settings import settings
@@ -21,7 +20,7 @@ from services.studies import columns, read, sealed
 from services.studies.propose import merit
 from services.studies.read import CandidateView
 from services.studies.space import make_recipe
-from tests.plugins.pages import APP, SECONDS, open_page
+from tests.plugins.pages import APP, SECONDS, figures, open_page
 from ui import tables
 
 
@@ -66,7 +65,7 @@ def measure_noise(database: Database, changed: int) -> None:
     """The reference against itself, on one suite: so many answers change in bfloat16."""
     study = read.get_study(database, 1)
     with database.transaction() as connection:
-        suite = registry.suite_from_row(registry.suite_row(connection, "reviews"))
+        suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "reviews"))
     how = {"usual": {"dtype": "float32"}, "other": {"dtype": "bfloat16"}}
     about = {"suite": "reviews", "split": "validation", "settings": how, "n": 60, "positive": 0}
     for floor in (
@@ -180,7 +179,7 @@ class TestGroups:
         assert "groups by layer or module kind, which mergekit cannot do" in said
         (written,) = [code.value for code in app.code if "parents:" in code.value]
         assert Recipe.from_dict(yaml.safe_load(written)) == recipe
-        heat = json.loads(app.get("plotly_chart")[0].proto.spec)["data"][0]
+        heat = figures(app)[0]["data"][0]
         assert heat["x"] == ["attention", "mlp", "the rest"]
         frame = tables.trial_frame(study, columns.read_columns(database, study, "search"))
         assert any("(mean of 3 groups)" in text for text in frame["weights"])
@@ -268,7 +267,7 @@ class TestStudy:
         app = open_page("study", study=1)
         said = texts(app)
         assert "Chosen: trial" in said
-        assert len(app.get("plotly_chart")) == 7
+        assert len(figures(app)) == 7
         assert [m.label for m in app.metric][:2] == ["Macro average", "Negative flips"]
         assert "n = 162 · validation" in said
 

@@ -136,8 +136,8 @@ class TestFront:
     def test_every_candidate_is_drawn_once_under_its_own_mark(self) -> None:
         figure = draw(make_study(), some_candidates(), chosen=6)
         marked = {
-            "reference": [0], "checkpoint": [1, 2], "uniform soup": [3], "greedy soup, steps": [4],
-            "front": [5, 6], "dominated": [7], "breaks a constraint": [8], "chosen": [6],
+            "reference": [0], "checkpoint": [1, 2], "uniform soup": [3], "greedy soup": [4],
+            "front": [5, 6], "dominated": [7], "infeasible": [8], "chosen": [6],
         }  # fmt: skip
         assert {name: plotted(figure, name) for name in marked} == marked
 

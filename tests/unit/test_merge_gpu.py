@@ -4,9 +4,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
+from packaging.version import Version
 
 from optim.merge import linear_
 from optim.steps import form_by_steps, terms_of
@@ -20,6 +22,8 @@ print(all(proved(torch.device("cpu"), d) for d in (torch.float32, torch.bfloat16
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_the_kernel_in_the_interpreter() -> None:
+    if Version(version("triton")) < Version("3.7") and Version(version("numpy")) >= Version("2.4"):
+        pytest.skip("no loops with NumPy 2.4 in Triton's interpreter before 3.7: triton#9171")
     done = subprocess.run(
         [sys.executable, "-c", PROOF],
         env={**os.environ, "TRITON_INTERPRET": "1"},

@@ -53,10 +53,10 @@ class Mark:
 
 #: in the order of drawing: what matters most comes last, on top
 MARKS = {
-    "infeasible": Mark("breaks a constraint", "x-thin-open", 8, theme.GREY, theme.GREY, rank=9),
+    "infeasible": Mark("infeasible", "x-thin-open", 8, theme.GREY, theme.GREY, rank=9),
     "dominated": Mark("dominated", "circle", 7, theme.FAINT, rank=8),
     "single": Mark("checkpoint", "diamond", 11, theme.ORANGE, "#5C4000"),
-    "greedy": Mark("greedy soup, steps", "triangle-up", 10, theme.PURPLE, "#5E2F49"),
+    "greedy": Mark("greedy soup", "triangle-up", 10, theme.PURPLE, "#5E2F49"),
     "uniform": Mark("uniform soup", "square", 11, theme.GREEN, "#00392A"),
     "front": Mark("front", "circle", 10, theme.BLUE, bars=True, rank=1),
     "reference": Mark("reference", "star", 17, theme.VERMILLION, "#5E2900", bars=True, rank=3),
@@ -79,6 +79,11 @@ def kinds(columns: Columns) -> np.ndarray:
     return found
 
 
+def revision(x: Measure, y: Measure, split: str, *, zoom: bool) -> str:
+    """Differs where a reader's zoom and selection mean nothing any more."""
+    return f"{x.key}|{y.key}|{split}|{zoom}"
+
+
 def front_figure(
     study: Study,
     columns: Columns,
@@ -96,8 +101,8 @@ def front_figure(
     95 % intervals of the front and the reference; `shares` says by trial how sure its place on the
     front is. `chosen`, `picks` (by name in `RINGS`) and the `selected` are ringed.
 
-    Its `layout.meta` counts the points that lie `outside` of the range, and those that are
-    `hidden` under others."""
+    Its `layout.meta` counts the candidates that are `told`, the points that lie `outside` of the
+    range, and those that are `hidden` under others."""
     told = columns.take(~np.isnan(x.values(columns)) & ~np.isnan(y.values(columns)))
     across, up, kind = x.values(told), y.values(told), kinds(told)
     figure = go.Figure()
@@ -107,9 +112,9 @@ def front_figure(
         # in two lines: one would be cut off on a telephone
         update(title=measure.axis(told).replace(" · ", "<br>"))
     figure.update_layout(
-        uirevision=f"{x.key}|{y.key}|{told.split}|{zoom}",
-        clickmode="event+select",
-        meta={"outside": 0, "hidden": 0},
+        uirevision=revision(x, y, told.split, zoom=zoom),
+        clickmode="event",
+        meta={"told": len(told), "outside": 0, "hidden": 0},
     )
     if not len(told):
         return figure
@@ -139,7 +144,7 @@ def front_figure(
     figure.update_xaxes(range=x_range, tickformat=_ticks(x, x_range))
     figure.update_yaxes(range=y_range, tickformat=_ticks(y, y_range))
     _names(figure, told, (across, up), x_range, y_range)
-    figure.layout.meta = {
+    figure.layout.meta |= {
         "outside": int((~inside).sum()), "hidden": int((inside & ~drawn).sum()),
     }  # fmt: skip
     return figure

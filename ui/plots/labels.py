@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: pixels a plot's inside is assumed to have, and those of a character
+#: pixels a plot's inside is assumed to have, its width on a telephone, and those of a character
 CANVAS = (640.0, 380.0)
+NARROW = 250.0
 CHARACTER = (6.6, 15.0)
 #: plotly's names of places around a point -> direction of the label's centre
 PLACES = {
@@ -46,7 +47,7 @@ def place(
     taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in blocks]
     found: list[str] = []
     for (x, y), name in zip(pixels, names, strict=True):
-        costs = {where: _cost(_box(x, y, name, way), taken) for where, way in PLACES.items()}
+        costs = {where: _cost(x, y, name, way, taken) for where, way in PLACES.items()}
         best = min(costs, key=lambda where: costs[where])
         taken.append(_box(x, y, name, PLACES[best]))
         found.append(best)
@@ -66,9 +67,10 @@ def _box(x: float, y: float, name: str, way: tuple[int, int]) -> Box:
     return (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
 
-def _cost(box: Box, taken: Sequence[Box]) -> float:
-    """Overlap in pixels², and much more for what leaves the canvas."""
-    outside = max(0.0, -box[0]) + max(0.0, box[2] - CANVAS[0])
+def _cost(x: float, y: float, name: str, way: tuple[int, int], taken: Sequence[Box]) -> float:
+    """Overlap in pixels², and much more for what leaves the canvas, be it a telephone's."""
+    box, narrow = _box(x, y, name, way), _box(x * NARROW / CANVAS[0], y, name, way)
+    outside = max(0.0, -narrow[0]) + max(0.0, narrow[2] - NARROW)
     outside += max(0.0, -box[1]) + max(0.0, box[3] - CANVAS[1])
     covered = sum(
         max(0.0, min(box[2], other[2]) - max(box[0], other[0]))

@@ -27,7 +27,7 @@ def best_figure(columns: Columns, measure: Measure, selected: Collection[int] = 
     told = columns.take(~np.isnan(measure.values(columns)))
     values, numbers = measure.values(told), told.number
     drawn = _drawn(numbers, values)
-    figure = go.Figure()
+    figure = theme.dress(go.Figure(), height=HEIGHT, title=f"Best {measure.title} so far")
     _points(figure, numbers[drawn], values[drawn], "candidate", theme.FAINT)
     best = _best(told, measure)
     steps = np.ones(len(best), bool)
@@ -60,7 +60,6 @@ def best_figure(columns: Columns, measure: Measure, selected: Collection[int] = 
             annotation_position="top right" if highest and len(places) > 1 else "bottom right",
             annotation_font={"size": 11, "color": colour},
         )
-    theme.dress(figure, height=HEIGHT, title=f"Best {measure.title} so far")
     figure.update_xaxes(title="trial")
     form = ".1%" if measure.unit == "%" else None
     figure.update_yaxes(title=f"{measure.title} ({measure.what})", tickformat=form)

@@ -5,20 +5,17 @@ beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from services.studies.columns import Columns
 from services.studies.looking import best_with_few_flips, flips_of, knee_of
-from ui import badges, reading, words
+from ui import badges, chart, reading, words
 from ui.measures import Measure, defaults, measures
-from ui.plots.front import front_figure
+from ui.plots.front import front_figure, revision
 from ui.reading import Snapshot
 from ui.study import cards, choice, plots, splits, table
-
-PLOT = plots.PLOT
 
 
 def draw(shown: Snapshot) -> tuple[Columns, str]:
@@ -38,15 +35,17 @@ def draw(shown: Snapshot) -> tuple[Columns, str]:
         st.space("stretch")
         splits.test_report(shown)
     trials = every if passes.all() else every.take(passes)
-    if len(trials) < len(every):
-        st.caption(
-            f":material/filter_alt: The filter shows {words.count(len(trials))} of "
-            f"{words.count(len(every))} trials, in every plot and in the table."
-        )
+    # always there, as is the other below: a plot that moves is drawn anew and loses its zoom
+    with st.container():
+        if len(trials) < len(every):
+            st.caption(
+                f":material/filter_alt: The filter shows {words.count(len(trials))} of "
+                f"{words.count(len(every))} trials, in every plot and in the table."
+            )
     if not every.told.any():
         return trials, split
-    selection = _selection(shown)
-    selected = trials.take(choice.inside(trials, x, y, selection))
+    drawn = chart.selection(_key(shown), revision(x, y, trials.split, zoom=zoom))
+    selected = trials.take(choice.inside(trials, x, y, drawn))
     left, right = st.columns([7, 3], gap="medium")
     with left:
         plot = st.container()
@@ -80,13 +79,6 @@ def _key(shown: Snapshot) -> str:
     return f"front-{shown.study.id}"
 
 
-def _selection(shown: Snapshot) -> Mapping[str, Any]:
-    """The boxes and lassos that were drawn in the plot, before it is drawn again."""
-    held: Any = st.session_state.get(_key(shown)) or {}
-    found: Mapping[str, Any] = held.get("selection", {})
-    return found
-
-
 def _scatter(
     shown: Snapshot,
     trials: Columns,
@@ -99,18 +91,14 @@ def _scatter(
     picks: Mapping[str, int],
     selected: Columns,
 ) -> None:
+    with st.container():  # where it says that it takes a while
+        shares = splits.on_the_front(shown, split)
     figure = front_figure(
-        shown.study, trials, x, y,
-        chosen=shown.summary["chosen"], bars=bars, zoom=zoom, picks=picks,
-        shares=splits.on_the_front(shown, split), selected=selected.number.tolist(),
+        shown.study, trials, x, y, chosen=shown.summary["chosen"], bars=bars, zoom=zoom,
+        picks=picks, shares=shares, selected=selected.number.tolist(),
     )  # fmt: skip
-    event = st.plotly_chart(
-        figure,
-        key=_key(shown),
-        on_select="rerun",
-        selection_mode=("points", "box", "lasso"),
-        config=PLOT,
-        alt=f"{y.title} against {x.title} of every candidate",
+    clicked = chart.draw(
+        figure, key=_key(shown), alt=f"{y.title} against {x.title} of every candidate", selects=True
     )
     left_out = figure.layout.meta or {"outside": 0, "hidden": 0}
     more = ""
@@ -122,20 +110,8 @@ def _scatter(
         "Click a point to open the candidate; drag to zoom, double-click to reset. To select "
         f"several, take the box or the lasso above the plot.{more}"
     )
-    made = event["selection"]
-    if made["points"] and not (made.get("box") or made.get("lasso")):
-        number = _number(made["points"][0].get("customdata"))
-        if number is not None:
-            open_candidate(shown, number)
-
-
-def _number(custom: Any) -> int | None:
-    """The trial of a clicked point: typed arrays come as objects keyed by place."""
-    if isinstance(custom, Mapping):
-        custom = custom.get("0")
-    elif isinstance(custom, list):
-        custom = custom[0] if custom else None
-    return None if custom is None else int(custom)
+    if clicked is not None:
+        open_candidate(shown, clicked)
 
 
 def _picks(shown: Snapshot, trials: Columns) -> dict[str, int]:

@@ -31,10 +31,12 @@ def draw(shown: Snapshot) -> None:
         st.space("stretch")
         controls.draw(shown)
     st.caption(_facts(shown))
-    if why := controls.refusal(shown):
-        st.caption(f":material/lock: {words.plain(why)}")
-    if study.failure:
-        st.error(words.plain(study.failure), icon=":material/error:")
+    # always there: what comes and goes by itself moves the plots below, and they lose their zoom
+    with st.container():
+        if why := controls.refusal(shown):
+            st.caption(f":material/lock: {words.plain(why)}")
+        if study.failure:
+            st.error(words.plain(study.failure), icon=":material/error:")
     live.follow(
         shown.mark,
         lambda: read.change_mark(reading.database(), study.id),

@@ -15,7 +15,7 @@ from services.studies.coalitions import Plan
 from services.studies.probes import Standing
 from services.studies.read import OpenSplit
 from services.studies.record import Study
-from ui import guard, live, reading, sign_in, words
+from ui import chart, guard, live, reading, sign_in, words
 from ui.measures import objectives
 from ui.plots.worth import worth_figure
 from ui.reading import Mark, Snapshot
@@ -137,7 +137,7 @@ def _bars(study: Study, found: Attribution) -> None:
             if figure is not None:
                 drawn += 1
                 with column:
-                    st.plotly_chart(figure, key=f"worth-{axis.name}", alt=_alt(measure.title))
+                    chart.draw(figure, key=f"worth-{axis.name}", alt=_alt(measure.title))
     if drawn:
         st.caption(_meaning(found))
 

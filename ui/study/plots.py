@@ -13,15 +13,12 @@ from services.studies import views
 from services.studies.columns import Columns
 from services.studies.looking import CAVEAT, ENOUGH, importance
 from services.studies.space import labels_of
-from ui import reading
+from ui import chart, reading
 from ui.measures import Measure
 from ui.plots.progress import best_figure, racing_figure, timeline_figure, volume_figure
 from ui.plots.relations import importance_figure, parallel_figure
 from ui.plots.weights import heat_figure
 from ui.reading import Snapshot
-
-PLOT: dict[str, Any] = {"displaylogo": False, "modeBarButtonsToRemove": ["autoScale2d", "toImage"]}
-
 
 #: seconds between two drawings of the workers' timeline while a study goes on
 TIMELINE_SECONDS = 20
@@ -55,7 +52,7 @@ def _timeline(study: int, now: int, mark: tuple[Any, ...]) -> Any:
 
 def _chart(figure: go.Figure | None, key: str, alt: str) -> None:
     if figure is not None:
-        st.plotly_chart(figure, key=key, config=PLOT, alt=alt)
+        chart.draw(figure, key=key, alt=alt)
 
 
 def _progress(

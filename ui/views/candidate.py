@@ -15,7 +15,7 @@ from services.studies import export, read
 from services.studies.columns import Columns
 from services.studies.read import CandidateView, OpenSplit
 from services.studies.space import rows_of
-from ui import badges, flip_list, guard, live, reading, sign_in, tables, words
+from ui import badges, chart, flip_list, guard, live, reading, sign_in, tables, words
 from ui.flip_list import KINDS, PER_PAGE
 from ui.plots.weights import bars_figure, groups_figure
 from ui.reading import Snapshot
@@ -185,7 +185,7 @@ def _weights(shown: Snapshot, detail: Row) -> None:
         figure = groups_figure(shown.study, rows)
     else:
         figure = bars_figure(shown.study, next(iter(rows.values())))
-    st.plotly_chart(figure, key="weights", alt="Weights of the checkpoints")
+    chart.draw(figure, key="weights", alt="Weights of the checkpoints")
 
 
 def _recipe(shown: Snapshot, detail: Row) -> None:

@@ -12,7 +12,7 @@ from services.errors import BadInput
 from services.studies.columns import Columns
 from services.studies.pairs import FEWEST, MOST, pairs
 from services.studies.read import CandidateView, OpenSplit
-from ui import badges, guard, reading, tables, words
+from ui import badges, chart, guard, reading, tables, words
 from ui.measures import measures, objectives
 from ui.plots.compare import pairs_figure, parallel_figure
 from ui.reading import Snapshot
@@ -91,7 +91,7 @@ def _draw(shown: Snapshot, found: Sequence[CandidateView], split: OpenSplit) -> 
         with st.expander("Every metric, suite by suite"):
             _table(frame[~first], "Metrics of the compared candidates, suite by suite")
     _links(shown, found)
-    st.plotly_chart(
+    chart.draw(
         parallel_figure(objectives(shown.study), found, names),
         key="objectives",
         alt="Objectives of the compared candidates side by side",
@@ -110,9 +110,9 @@ def _changes(shown: Snapshot, names: Mapping[int, str], split: OpenSplit) -> Non
     between = pairs(reading.database(), shown.study, list(names), split)
     st.markdown("##### What changes between them")
     for column, kind in zip(st.columns(2), ("churn", "negative"), strict=True):
-        column.plotly_chart(
-            pairs_figure(between, names, kind), key=kind, alt=f"Pairwise {kind} in percent"
-        )
+        with column:
+            figure = pairs_figure(between, names, kind)
+            chart.draw(figure, key=kind, alt=f"Pairwise {kind} in percent")
     n = next(iter(between.counts.values())).n if between.counts else 0
     st.caption(
         f"Of n = {words.count(n)} items of the {split} split: churn are answers that differ; "

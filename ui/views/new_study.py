@@ -7,6 +7,7 @@ import streamlit as st
 from services.errors import RemeltError, SpecRefused
 from services.spec import StudySpec, parse_spec, spec_yaml
 from services.studies import read, views
+from services.studies.preflight import Preflight, preflight
 from services.studies.submit import submit
 from ui import badges, guard, pool_words, reading, sign_in, spec_form, specs, tables, words
 
@@ -90,7 +91,7 @@ def _checked(text: str) -> StudySpec | None:
     """The spec with its preflight, or None after showing what is wrong and where."""
     try:
         spec = parse_spec(text)
-        found = views.preflight(reading.database(), spec)
+        found = preflight(reading.database(), spec)
     except SpecRefused as error:
         _show_refusal(error, text)
         return None
@@ -114,7 +115,7 @@ def _show_refusal(error: SpecRefused, text: str) -> None:
         st.code(lines[line - 1].strip() or " ", language="yaml")
 
 
-def _show_preflight(spec: StudySpec, found: views.Preflight) -> None:
+def _show_preflight(spec: StudySpec, found: Preflight) -> None:
     st.success("The spec is valid.", icon=":material/check:")
     st.markdown("##### Preflight")
     st.caption("A dry run: nothing is stored before you submit. Items of every suite by split:")

@@ -9,7 +9,7 @@ from services.access import User
 from services.errors import RemeltError
 from services.settings import settings
 from services.studies import views
-from ui import badges, guard, pool_words, reading, sign_in, tables, words
+from ui import badges, chart, guard, pool_words, reading, sign_in, tables, words
 from ui.plots.kinship import kinship_figure
 
 COMMAND = "remelt pool add NAME --reference DEPLOYED DIR DIR …"
@@ -154,7 +154,7 @@ def _kinship(pool: registry.Pool, who: User) -> None:
         ):
             _measure(pool.name, base, who)
         return
-    st.plotly_chart(
+    chart.draw(
         kinship_figure(found),
         key=f"kinship-plot-{pool.name}",
         alt=f"Cosines of the task vectors of pool {pool.name}",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from services import registry
+from services import stored_suites
 from services import suite_health as items_say
 from services.access import User
 from services.db import Row
@@ -85,7 +85,7 @@ def _form(who: User) -> None:
 
 def _add(name: str, data: bytes, normalise: bool, who: User) -> None:
     try:
-        suite, new = registry.add_suite_bytes(
+        suite, new = stored_suites.add_suite_bytes(
             reading.database(), name, data, normalise=normalise, by=who
         )
     except RemeltError as error:

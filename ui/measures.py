@@ -14,7 +14,7 @@ from services.spec import METRICS, Objective
 from services.studies.columns import Columns, Numbers
 from services.studies.read import CandidateView, Metric
 from services.studies.record import Study
-from services.words import RATE_TITLES
+from services.words import RATE_TITLES, count
 
 #: metric -> what it is called on a page
 TITLES = {
@@ -100,7 +100,7 @@ class Measure:
         """Title of an axis: what, unit, direction, split and n."""
         numbers = self.numbers(columns)
         n = 0 if numbers is None or not len(columns) else int(numbers.n.max())
-        return f"{self.title} ({self.what}, {self.way}) · {columns.split}, n = {n}"
+        return f"{self.title} ({self.what}, {self.way}) · {columns.split}, n = {count(n)}"
 
 
 def measures(study: Study) -> list[Measure]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from services.studies.columns import Columns
 from services.studies.read import CandidateView, Metric
@@ -69,6 +70,13 @@ def trial_frame(
     if not shares:
         del frame["on front"]
     return pd.DataFrame(frame)
+
+
+def counted(table: Any, *columns: str) -> Styler:
+    """A table whose counts are written like all others; they still sort as numbers, which a column
+    of text would not, and do not depend on the browser's language, as Streamlit's own do."""
+    forms = dict.fromkeys(columns, words.count)
+    return pd.DataFrame(table).style.format(forms, na_rep="")  # type: ignore[arg-type]
 
 
 def seen_frame(study: Study, race: Mapping[str, Any]) -> pd.DataFrame:

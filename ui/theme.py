@@ -43,12 +43,16 @@ STYLE = """
 @media (max-width: 699px) {
   .stMainBlockContainer { padding-top: 3.75rem; }
   .st-key-wide-only { display: none; }
+  /* rows without columns need a line between them */
+  [class*="st-key-study-row-"] { border-top: 1px solid rgba(128, 128, 128, 0.3); padding-top: 8px; }
   /* a dozen axes side by side: to be moved across rather than pressed together */
   .st-key-parallel { overflow-x: auto; }
   .st-key-parallel > div { min-width: 1100px; }
   /* no room for numbers: a tap shows them */
   .st-key-heat .heatmap-label { display: none; }
 }
+/* links have a margin inside, for when they are pointed at */
+.st-key-crumbs { margin-left: -8px; }
 .st-key-spec textarea { font-family: monospace; font-size: 0.875rem; }
 </style>
 """

@@ -19,6 +19,7 @@ from services.spec import load_spec
 from services.studies import control, probes, read
 from services.studies.preflight import Preflight, preflight
 from services.studies.submit import submit as submit_study
+from services.words import count
 
 
 @click.group()
@@ -65,15 +66,15 @@ def _print_preflight(found: Preflight, *, as_json: bool) -> None:
     print_table(
         ["suite", "form", "search", "validation", "test"],
         found.suites,
-        title=f"{found.checkpoints} checkpoints of {found.parameters:,} parameters, "
+        title=f"{found.checkpoints} checkpoints of {count(found.parameters)} parameters, "
         f"reference {found.reference}",
     )
     click.echo(
         f"{found.baselines} baselines, up to {found.greedy} greedy soups, at most "
         f"{found.candidates} candidates with {found.free} free weights\n"
-        f"search: at most {found.items_search:,} item evaluations, about "
-        f"{found.tokens_search:,.0f} tokens ({found.tokens_how})\n"
-        f"validation and test: at most {found.items_finals:,} item evaluations more\n"
+        f"search: at most {count(found.items_search)} item evaluations, about "
+        f"{count(found.tokens_search)} tokens ({found.tokens_how})\n"
+        f"validation and test: at most {count(found.items_finals)} item evaluations more\n"
         "nothing was stored"
     )
 

@@ -24,8 +24,10 @@ def cell(value: Cell) -> str:
     """A cell in one line: `66.1 % [63.0, 69.1]`."""
     if value is None:
         return DASH
+    if isinstance(value, int):  # of items
+        return count(value)
     if not isinstance(value, Number):
-        return str(value)
+        return value
     around = interval(value)
     return f"{figure(value)} [{around}]" if around else figure(value)
 

@@ -265,7 +265,7 @@ def test_a_recipe_of_the_page_can_be_read_again(driver: Driver, finished: int) -
 def test_a_recipe_of_columns_is_not_written_out() -> None:
     parents = ("a" * 64, "b" * 64)
     recipe = Recipe(parents=parents, weights=(0.5, 0.5), columns={"x": ((0.1, 0.2), (0.9, 0.8))})
-    found = recipe_block(recipe)
+    found = recipe_block(recipe, {})
     assert isinstance(found, Text)
     assert "1 tensor" in found.text
 

@@ -17,7 +17,12 @@ import pytest
 import streamlit as st
 from psycopg.types.json import Jsonb
 
-from optim.predictions import Predictions, answer_hash, items_digest
+from optim.predictions import (
+    Predictions,
+    answer_hash,
+    items_digest,
+    option_log_probabilities,
+)
 from services import evaluations, stored_suites
 from services.db import Database, rows
 from services.evaluations import Claim
@@ -226,9 +231,12 @@ def _answers(suite: Suite, held: Claim) -> Predictions:
         wrong = [(item.gold + 1) % len(item.choices) for item in items]
         gold = [item.gold for item in items]
         answer = np.where(correct, gold, wrong).astype(np.uint64)
+        said = np.full((len(items), len(items[0].choices)), -3.0)
+        every = np.arange(len(items))
+        said[every, gold], said[every, wrong] = margin, 0.0
         return Predictions(
             form="choice", items=digest, correct=correct, answer=answer,
-            margin=margin.astype(np.float16),
+            margin=margin.astype(np.float16), options=option_log_probabilities(list(said)),
         )  # fmt: skip
     texts = [
         item.target.strip() if ok else "something else"

@@ -15,6 +15,7 @@ from hypothesis import strategies as hs
 from streamlit.testing.v1 import AppTest
 
 from optim.pareto import hypervolume
+from services import evaluations
 from services.errors import BadInput, NotFound
 from services.spec import parse_spec
 from services.studies import control, listing, pairs, read, views
@@ -136,7 +137,7 @@ class TestListing:
 
     def test_the_page_says_them(self, study_with_results: Any) -> None:
         text = said(open_page(""))
-        assert "candidates, hypervolume 0." in text
+        assert "on the front, hypervolume 0." in text
         assert "letters · ada" in text
 
 
@@ -376,9 +377,24 @@ class TestCompare:
             compare.numbers_in(text)
 
 
-def test_workers_say_their_pace(study_with_results: Any) -> None:
-    from services import evaluations
+def test_who_is_silent_does_nothing_and_what_waits_for_nobody_is_said(
+    study_with_results: Any,
+) -> None:
+    database = study_with_results.database
+    evaluations.seen(database, "worker-1:42", "evaluate", {"engine": "running"})
+    app = open_page("workers")
+    assert list(app.dataframe[0].value["engine"]) == ["running"]
+    assert not app.warning
+    with database.transaction() as connection:
+        connection.execute("UPDATE worker SET seen_at = seen_at - interval '2 minutes'")
+    app = open_page("workers")
+    assert list(app.dataframe[0].value["engine"]) == ["–"]
+    assert "Nobody works on what waits" in app.warning[0].value
+    control.pause(database, 2)
+    assert not open_page("workers").warning
 
+
+def test_workers_say_their_pace(study_with_results: Any) -> None:
     evaluations.seen(study_with_results.database, "worker-1:42", "evaluate", {})
     (worker,) = views.workers(study_with_results.database)
     assert worker["tokens_per_second"] == pytest.approx(3600 / 1.7)

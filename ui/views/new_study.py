@@ -9,7 +9,7 @@ from services.spec import StudySpec, parse_spec, spec_yaml
 from services.studies import read, views
 from services.studies.preflight import Preflight, preflight
 from services.studies.submit import submit
-from ui import badges, guard, pool_words, reading, sign_in, spec_form, specs, words
+from ui import badges, guard, pool_words, reading, sign_in, spec_form, specs, tables, words
 
 CLONED = "cloned-from"
 TOKENS = {
@@ -77,11 +77,13 @@ def _not_ready(pools: bool, suites: bool) -> None:
             "**First register a pool**: checkpoints of one architecture, and which of them is "
             "deployed today.",
             "remelt pool add NAME --reference DEPLOYED DIR DIR …",
+            page=(badges.POOLS, "On the page Pools, or:"),
         )
     if not suites:
         badges.hint(
             "**First register a suite**: a JSON Lines file of questions with answers.",
             "remelt suite add NAME FILE.jsonl",
+            page=(badges.SUITES, "On the page Suites, or:"),
         )
 
 
@@ -116,15 +118,20 @@ def _show_refusal(error: SpecRefused, text: str) -> None:
 def _show_preflight(spec: StudySpec, found: Preflight) -> None:
     st.success("The spec is valid.", icon=":material/check:")
     st.markdown("##### Preflight")
-    st.caption("A dry run: nothing is stored before you submit.")
+    st.caption("A dry run: nothing is stored before you submit. Items of every suite by split:")
     st.dataframe(
-        {
-            "suite": [s[0] for s in found.suites],
-            "form": [s[1] for s in found.suites],
-            "search": [s[2] for s in found.suites],
-            "validation": [s[3] for s in found.suites],
-            "test": [s[4] for s in found.suites],
-        },
+        tables.counted(
+            {
+                "suite": [s[0] for s in found.suites],
+                "form": [s[1] for s in found.suites],
+                "search": [s[2] for s in found.suites],
+                "validation": [s[3] for s in found.suites],
+                "test": [s[4] for s in found.suites],
+            },
+            "search",
+            "validation",
+            "test",
+        ),
         hide_index=True,
         width="stretch",
         height="content",

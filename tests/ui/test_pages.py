@@ -128,7 +128,6 @@ class TestHealth:
         ],
     )
     # where nothing is feasible the curve of the best values has no steps
-    @pytest.mark.filterwarnings("ignore:invalid value encountered in subtract")
     def test_that_nothing_is_feasible_is_said_once(
         self, study_with_results: Any, study: int, said_by: str
     ) -> None:

@@ -18,7 +18,8 @@ function library(url) {
   return window.remeltPlotly;
 }
 
-// The page's own font and colours, light or dark: defaults of every plot, which a figure may override.
+// Defaults of every plot, which a figure may override: the page's own font and colours, light or
+// dark, and axes whose names make room for themselves.
 function template(element) {
   const style = getComputedStyle(element);
   const of = (name) => style.getPropertyValue(`--st-${name}`).trim();
@@ -26,6 +27,8 @@ function template(element) {
     gridcolor: of("border-color-light"),
     linecolor: of("border-color"),
     zerolinecolor: of("border-color"),
+    automargin: true,
+    title: { standoff: 8 },
     ticks: "",
     tickfont: { color: of("gray-text-color") },
   };
@@ -157,6 +160,11 @@ function listen(chart) {
 async function draw(chart, { figure, config, about: { selects } }) {
   const { plot, frame } = chart;
   const layout = { ...figure.layout, template: template(frame) };
+  const colour = layout.template.layout.font.color;
+  for (const trace of figure.data) {
+    // names are not selected: they stay as they are
+    if (trace.mode?.includes("text")) trace.unselected = { ...trace.unselected, textfont: { color: colour } };
+  }
   chart.height = layout.height ?? 450;
   frame.style.minHeight = `${chart.height}px`;
   layout.width = frame.clientWidth || undefined;

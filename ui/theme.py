@@ -61,7 +61,6 @@ STYLE = """
 def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
     """Give a figure the layout that every plot shares, in place of any; keeps a reader's zoom while
     data come in."""
-    axis = {"automargin": True, "title": {"standoff": 8}}
     # at once: property by property it takes Plotly ten times as long
     figure.layout = {
         "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
@@ -81,9 +80,7 @@ def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
             "yanchor": "bottom",
         },
         "dragmode": "zoom",
-        "xaxis": axis,
-        "yaxis": axis,
     }
-    # in its place stand the page's own font and colours, light or dark: ui/chart.js
+    # in its place stand the page's own font and colours, light or dark, and axes: ui/chart.js
     figure.layout.template = None
     return figure

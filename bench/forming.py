@@ -104,7 +104,7 @@ def bench_pool(rows: Rows, pools: dict[str, list[Path]]) -> None:
     """A pool of files against one whose blocks are mostly frozen, on both tiers of a CPU."""
     from optim.recipe import Recipe
     from services.checkpoints import read_checkpoint
-    from workers.engine.resident import load_pool
+    from workers.engine.loading import load_pool
 
     torch.set_num_threads(1)
     weights = np.random.default_rng(1).dirichlet(np.ones(PARENTS), 8).tolist()

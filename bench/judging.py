@@ -25,7 +25,7 @@ from optim.membership import SuiteTable, membership
 from optim.pairwise import pairwise
 from optim.predictions import Predictions, items_digest, option_log_probabilities
 from optim.rate_intervals import cluster_counts, clustered_rate_intervals, rate_intervals
-from optim.search.question import Axis, ItemSuite, Question
+from optim.search.question import Axis, Bound, ItemSuite, Question
 from services.studies.figures import figures_of, mean_churns, table_of
 from services.studies.unstable import unstable_items
 from services.suites import Item, Suite
@@ -54,6 +54,10 @@ def main() -> None:
     seconds = quickest(lambda: membership(question, tables, resamples=RESAMPLES))
     rows.add(f"membership of the front, {RESAMPLES} resamples, {whole}, {SUITES} objectives",
              seconds, "s", at_most=10)  # fmt: skip
+    question, tables = front(right, table, clustered=True)
+    seconds = quickest(lambda: membership(question, tables, resamples=RESAMPLES))
+    rows.add(f"membership of the front, the same in {ITEMS // 5} clusters, with a constraint on "
+             "every suite", seconds, "s", at_most=10)  # fmt: skip
     suite = make_suite(gold)
     models = [{"s": predictions(suite, one, gold)} for one in scores]
     parts: list[Any] = []
@@ -102,16 +106,26 @@ def answers(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return gold, common + rng.normal(0, 0.6, (CANDIDATES, ITEMS, OPTIONS))
 
 
-def front(right: np.ndarray, table: np.ndarray) -> tuple[Question, list[SuiteTable]]:
-    """Five suites of a thousand items, one objective each; the first candidate is deployed."""
+def front(
+    right: np.ndarray, table: np.ndarray, *, clustered: bool = False
+) -> tuple[Question, list[SuiteTable]]:
+    """Five suites of a thousand items, one objective each; the first candidate is deployed. In
+    clusters of five, negative flips are bounded too."""
     parts = np.array_split(np.arange(ITEMS), SUITES)
     suites = tuple(
-        ItemSuite(name=f"s{i}", form="choice", reference=right[0, at], tokens=None)
+        ItemSuite(
+            name=f"s{i}",
+            form="choice",
+            reference=right[0, at],
+            clusters=np.arange(len(at)) // 5 if clustered else None,
+        )
         for i, at in enumerate(parts)
     )
+    bound = Bound(metric="negative_flip_rate", suites=tuple(s.name for s in suites), limit=0.3,
+                  sign=1.0, confidence=0.95)  # fmt: skip
     axes = tuple(Axis(metric="score", suite=s.name, sign=-1.0) for s in suites)
     tables = [SuiteTable(right=right[:, at], changed=table[:, at] != table[0, at]) for at in parts]
-    return Question(suites=suites, axes=axes, bounds=()), tables
+    return Question(suites=suites, axes=axes, bounds=(bound,) if clustered else ()), tables
 
 
 def make_suite(gold: np.ndarray) -> Suite:

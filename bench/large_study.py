@@ -21,7 +21,7 @@ from optim.pareto import ranks
 from optim.predictions import Predictions, items_digest
 from optim.recipe import Recipe
 from services import predictions as packing
-from services import registry
+from services import stored_suites
 from services.db import Connection, Database, rows
 from services.spec import parse_spec
 from services.studies import read
@@ -259,4 +259,4 @@ def register(database: Database, folder: Path) -> None:
         ]
         file = folder / f"{name}.jsonl"
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        registry.add_suite(database, name, file)
+        stored_suites.add_suite(database, name, file)

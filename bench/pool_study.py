@@ -69,9 +69,10 @@ def study(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     from services.cli.processes import Group
     from services.cli.stack import start_workers
     from services.cli.watch import watch
-    from services.registry import add_pool, add_suite
+    from services.registry import add_pool
     from services.settings import settings
     from services.spec import spec_from_dict
+    from services.stored_suites import add_suite
     from services.studies import read, sealed
     from services.studies.submit import submit
 

@@ -2,25 +2,32 @@
 
 `digits`: a small network for scikit-learn's 8 × 8 digits and 12 fine-tunes of it, each on another
 transformation; microseconds a candidate. `synthetic`: margins that are quadratic in the weights,
-so that the best trade-offs are known. `Stories`: a pool of checkpoints through the real engine.
-Objectives are accuracies, minimised as their negatives.
+so that the best trade-offs are known. `skilled`: skills that are linear in the weights less a
+penalty on distance, with so many held-out items that they are as good as the truth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from functools import cache, cached_property
 
 import numpy as np
 
-from optim.search import Axis, ItemSuite, Observation, Question
-from optim.search.baselines import single_weights
+from optim.search import Axis, Bound, ItemSuite, Observation, Question
+from optim.search.baselines import single_weights, uniform
+from optim.search.forecast import forecast
 from optim.space import Space
 
-#: margins of all items for one weight vector, on the searched and on the held-out split
-Margins = Callable[[tuple[float, ...]], tuple[np.ndarray, np.ndarray]]
+#: margins of all items for one weight vector, on the searched split (0) or the held-out one (1)
+Margins = Callable[[tuple[float, ...], int], np.ndarray]
+
+
+#: share of the reference's right answers that may be lost where that is a constraint
+FLIPS = 0.03
+MACRO = Axis(metric="macro")
+#: what may be asked of a testbed
+CASES = ("suites", "macro", "macro, few flips", "macro and flips", "four suites")
 
 
 @dataclass(frozen=True)
@@ -30,52 +37,74 @@ class Testbed:
     name: str
     n: int
     reference: int
-    #: suite of every item, on both splits
+    #: suite of every item, on both splits; suite after suite
     suites: tuple[np.ndarray, np.ndarray]
     margins: Margins
+    #: one of `CASES`
+    case: str = "suites"
+    simplex: bool = False
 
     @property
     def space(self) -> Space:
-        """The affine box of a study's defaults."""
-        return Space.affine(self.n)
+        """The affine box of a study's defaults, or the simplex."""
+        return Space.simplex(self.n) if self.simplex else Space.affine(self.n)
 
     @property
     def objectives(self) -> int:
-        """One for each suite."""
-        return int(self.suites[0].max()) + 1
+        """How many."""
+        return len(self.question.axes)
 
+    @cached_property
     def question(self) -> Question:
-        """The score of every suite."""
-        right = self.margins(single_weights(self.n, self.reference))[0] > 0
-        suites = tuple(
-            ItemSuite(name=f"s{i}", form="choice", reference=right[self.suites[0] == i])
-            for i in range(self.objectives)
-        )
-        return Question(
-            suites=suites, axes=tuple(Axis(metric="score", suite=s.name) for s in suites)
-        )
+        """What is asked, of the searched items."""
+        return self._question(0)
 
-    def values(self, margins: np.ndarray, split: int) -> tuple[float, ...]:
-        """Minus the accuracy of every suite."""
-        suites, right = self.suites[split], margins > 0
-        return tuple(-float(right[suites == i].mean()) for i in range(self.objectives))
+    def _question(self, split: int) -> Question:
+        """Scores of suites, or the macro average of all and how many right answers are lost."""
+        of_item = self.suites[split]
+        right = self.margins(single_weights(self.n, self.reference), split) > 0
+        suites = tuple(
+            ItemSuite(name=f"s{i}", form="choice", reference=right[of_item == i])
+            for i in range(int(of_item.max()) + 1)
+        )
+        bound = Bound(metric="negative_flip_rate", suites=("",), limit=FLIPS, sign=1.0)
+        if self.case == "macro":
+            return Question(suites=suites, axes=(MACRO,))
+        if self.case == "macro, few flips":
+            return Question(suites=suites, axes=(MACRO,), bounds=(bound,))
+        if self.case == "macro and flips":
+            flips = Axis(metric="negative_flip_rate", sign=1.0)
+            return Question(suites=suites, axes=(MACRO, flips))
+        asked = suites[:4] if self.case == "four suites" else suites
+        axes = tuple(Axis(metric="score", suite=suite.name) for suite in asked)
+        return Question(suites=suites, axes=axes)
+
+    def judged(self, weights: tuple[float, ...], split: int) -> tuple[tuple[float, ...], float]:
+        """Objectives, minimised, and violation of a candidate."""
+        question = self.question if split == 0 else self._question(split)
+        right = (self.margins(weights, split) > 0)[None].astype(float)
+        values, violation = forecast(question, right, None)
+        return tuple(values[0].tolist()), float(violation[0])
 
     def observe(self, slot: str, weights: tuple[float, ...]) -> Observation:
         """What evaluating a candidate on the searched items gives."""
-        found = self.margins(weights)[0]
-        old = self.margins(single_weights(self.n, self.reference))[0]
+        found = self.margins(weights, 0)
+        old = self.margins(single_weights(self.n, self.reference), 0)
+        values, violation = self.judged(weights, 0)
         return Observation(
             slot=slot,
             weights=weights,
-            values=self.values(found, 0),
+            values=values,
+            violation=violation,
             state="complete",
             signal=found.astype(np.float16).astype(np.float32),
             changed=(found > 0) != (old > 0),
         )
 
+    @cached_property
     def baselines(self) -> list[Observation]:
         """Every checkpoint alone and the uniform soup."""
-        rows = [single_weights(self.n, i) for i in range(self.n)] + [(1 / self.n,) * self.n]
+        rows = [*(single_weights(self.n, i) for i in range(self.n)), uniform(self.n)]
         return [self.observe(f"base.{i}", row) for i, row in enumerate(rows)]
 
 
@@ -121,12 +150,13 @@ def digits(seed: int = 0, parents: int = 12, suites: int = 5) -> Testbed:
     of_item = tuple(np.repeat(np.arange(suites), len(rows)) for rows in (seen, held))
 
     @cache
-    def margins(weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def margins(weights: tuple[float, ...], split: int) -> np.ndarray:
         w1, w2, b1, b2 = (
             np.tensordot(np.asarray(weights), np.stack(part), axes=1)
             for part in zip(*branches, strict=True)
         )
-        return tuple(_margin(np.tanh(x @ w1 + b1) @ w2 + b2, y) for x, y in splits)  # type: ignore[return-value]
+        x, y = splits[split]
+        return _margin(np.tanh(x @ w1 + b1) @ w2 + b2, y)
 
     return Testbed(f"digits{seed}", parents, 0, of_item, margins)  # type: ignore[arg-type]
 
@@ -186,80 +216,39 @@ def synthetic(seed: int = 0, parents: int = 12, suites: int = 3, items: int = 30
         splits.append((difficulty, slopes))
 
     @cache
-    def margins(weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-        z = space.coordinates(weights)
-        found = []
-        for difficulty, slopes in splits:
-            rows = []
-            for suite in range(suites):
-                gap = z - optima[suite]
-                height = 1.2 - 1.6 * float(metrics[suite] @ gap**2)
-                rows.append(height + difficulty[suite] + slopes[suite] @ gap)
-            found.append(np.concatenate(rows))
-        return found[0], found[1]
+    def margins(weights: tuple[float, ...], split: int) -> np.ndarray:
+        z, (difficulty, slopes) = space.coordinates(weights), splits[split]
+        rows = []
+        for suite in range(suites):
+            gap = z - optima[suite]
+            height = 1.2 - 1.6 * float(metrics[suite] @ gap**2)
+            rows.append(height + difficulty[suite] + slopes[suite] @ gap)
+        return np.concatenate(rows)
 
     of_item = np.repeat(np.arange(suites), items)
     return Testbed(f"synthetic{seed}", parents, 0, (of_item, of_item), margins)
 
 
-class Stories:
-    """A pool of checkpoints and choice suites through the real engine; use as a context."""
+def skilled(
+    seed: int = 0, parents: int = 12, suites: int = 5, items: int = 250, held_out: int = 4000
+) -> Testbed:
+    """The margin of an item is its suite's skill at w, plus an own part, plus a tilt along w; skill
+    is linear in w less a penalty on distance, so scores saturate. Parent 0 is deployed, good at
+    everything; the first parents are each the best at one suite."""
+    rng = np.random.default_rng(seed)
+    skill = rng.uniform(-0.8, 0.1, size=(suites, parents))
+    skill[np.arange(suites), np.arange(suites)] = rng.uniform(0.3, 0.8, size=suites)
+    skill[:, 0] = rng.uniform(0.0, 0.4, size=suites)
+    splits = []
+    for size in (items, held_out):
+        own = rng.normal(size=(suites, size))
+        splits.append((own, 0.6 * rng.normal(size=(suites, size, parents))))
 
-    def __init__(
-        self, pool: Path, suites: Path, *, items: int, reference: str = "deployed"
-    ) -> None:
-        """`items`: at most so many of each suite, both splits together."""
-        from services.checkpoints import read_checkpoint
-        from services.suites import parse_suite
+    # not kept: 160 KB for every candidate on the held-out items
+    def margins(weights: tuple[float, ...], split: int) -> np.ndarray:
+        w, (own, tilt) = np.array(weights), splits[split]
+        level = skill @ w + 0.5 * (1 - float(w @ w))
+        return np.asarray(level[:, None] + own + tilt @ w).ravel()
 
-        folders = sorted(path.parent for path in pool.glob("*/config.json"))
-        self._heads = [read_checkpoint(folder, check_values=False) for folder in folders]
-        self._reference = [folder.name for folder in folders].index(reference)
-        files = sorted(suites.glob("*.jsonl"))
-        cut = {f: "\n".join(f.read_text().strip().split("\n")[:items]) for f in files}
-        read = [parse_suite(file.stem, text, where=file.name) for file, text in cut.items()]
-        self._suites = [suite for suite in read if suite.form == "choice"]
-
-    def __enter__(self) -> Testbed:
-        import tempfile
-
-        from optim.recipe import Recipe
-        from services.settings import Settings
-        from workers.engine.client import Engine
-
-        home = Path(tempfile.mkdtemp(prefix="remelt-bench-"))
-        config = Settings(home=home, engine_device="cpu", engine_threads=1)
-        engine = self._engine = Engine(config, log_dir=home)
-        digests = tuple(head.digest for head in self._heads)
-        engine.load([(h.digest, h.path) for h in self._heads], self._heads[0].dtype)
-
-        @cache
-        def margins_of(weights: tuple[float, ...], split: str) -> np.ndarray:
-            recipe = Recipe(parents=digests, weights=weights, dtype=self._heads[0].dtype)
-            found: dict[str, np.ndarray] = {}
-            engine.evaluate(
-                recipe, self._suites, split, on_suite=lambda r: found.update({r.suite: r.margins})
-            )
-            return np.concatenate([found[suite.name] for suite in self._suites])
-
-        def margins(weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-            return _Lazy(lambda i: margins_of(weights, ("search", "validation")[i]))  # type: ignore[return-value]
-
-        of_item = tuple(
-            np.repeat(np.arange(len(self._suites)), [len(s.split(split)) for s in self._suites])
-            for split in ("search", "validation")
-        )
-        return Testbed("stories", len(digests), self._reference, of_item, margins)  # type: ignore[arg-type]
-
-    def __exit__(self, *_: object) -> None:
-        self._engine.kill()
-
-
-class _Lazy:
-    """A pair whose second half is evaluated when somebody asks for it."""
-
-    def __init__(self, get: Callable[[int], np.ndarray]) -> None:
-        self._get = get
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._get(index)
+    of_item = tuple(np.repeat(np.arange(suites), size) for size in (items, held_out))
+    return Testbed(f"skilled{seed}", parents, 0, of_item, margins)  # type: ignore[arg-type]

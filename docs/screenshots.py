@@ -97,7 +97,9 @@ def main() -> None:
                 page.goto(f"{base}/{address}")
                 settle(page)
                 page.screenshot(path=options.out / f"{kind}-{name}.png")
-        parts(open_page(browser, SIZES["dashboard"][0], TALL), base, options.study, options.out)
+        page = open_page(browser, SIZES["dashboard"][0], TALL)
+        parts(page, base, options.study, options.out)
+        panels(page, base, options.study, trial, options.out)
         browser.close()
 
 
@@ -117,6 +119,30 @@ def parts(page: Page, base: str, study: int, out: Path) -> None:
     cut(page, out / "dashboard-selection.png", plot, table)
     cut(page, out / "dashboard-parallel.png", lines, lines)
     form(page, base, out)
+
+
+def panels(page: Page, base: str, study: int, trial: int, out: Path) -> None:
+    """What stands under a heading of its own: near-best candidates, parents, kinship, health."""
+    page.goto(f"{base}/study?study={study}")
+    settle(page)
+    heading = page.get_by_role("heading", name="Candidates about as good as the best")
+    cut(page, out / "dashboard-near-best.png", heading, page.locator("table.flips tr").nth(4))
+    page.goto(f"{base}/candidate?study={study}&trial={trial}")
+    settle(page)
+    worth = page.locator("[class*=st-key-worth-] .js-plotly-plot")
+    if worth.count():  # its merges were evaluated
+        heading = page.get_by_role("heading", name="What each parent is worth")
+        cut(page, out / "dashboard-parents.png", heading, worth.last)
+    page.goto(f"{base}/pools")
+    settle(page)
+    kinship = page.locator("[class*=st-key-kinship-plot-] .js-plotly-plot").first
+    if kinship.count():  # somebody has measured it
+        cut(page, out / "dashboard-kinship.png", kinship, kinship)
+    page.goto(f"{base}/suites")
+    settle(page)
+    heading = page.get_by_role("heading", name="Health of").first
+    items = page.get_by_role("heading", name="Items of").first
+    cut(page, out / "dashboard-health.png", heading, items, below=-50)
 
 
 def form(page: Page, base: str, out: Path) -> None:

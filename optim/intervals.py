@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from optim.effective import ClusterSums, size_of, wilson_ends
 from optim.predictions import Predictions
 
 Interval = tuple[float, float]
@@ -29,17 +30,38 @@ BOOTSTRAP_CLUSTERS = 1024
 
 def wilson(k: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Two-sided Wilson (1927) interval of a share of k in n; (0, 1) for n = 0."""
-    return _wilson(k, n, _z((1 + _checked(confidence)) / 2))
+    if not 0 <= k <= n:
+        raise ValueError(f"k: {k} is not between 0 and n = {n}")
+    z = _z((1 + _checked(confidence)) / 2)
+    if n == 0:
+        return 0.0, 1.0
+    low, high = (float(end) for end in _wilson_ends(k, n, z))
+    return 0.0 if k == 0 else max(0.0, low), 1.0 if k == n else min(1.0, high)
 
 
-def wilson_upper(k: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """One-sided upper Wilson bound of a share: 'NFR <= x' holds with confidence if it is <= x."""
-    return _wilson(k, n, _z(_checked(confidence)))[1]
+def wilson_bound(
+    k: ArrayLike,
+    n: ArrayLike,
+    sign: float,
+    confidence: float,
+    *,
+    worth: ArrayLike | None = None,
+) -> np.ndarray:
+    """One-sided Wilson bounds of shares of k in n, arrays of any shapes that fit: upper ones for a
+    sign above 0, else lower; 1 and 0 for n = 0.
 
-
-def wilson_lower(k: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """One-sided lower Wilson bound of a share."""
-    return _wilson(k, n, _z(_checked(confidence)))[0]
+    k may be expected counts; such as are a rounding error outside 0 to n are taken as at the end.
+    `worth`: the effective size of items in clusters, by which the counts are scaled.
+    """
+    z = _z(_checked(confidence))
+    found, size = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    if worth is not None:
+        share = np.clip(found / np.maximum(size, 1), 0, 1)
+        return np.asarray(wilson_ends(share, np.asarray(worth), z)[int(sign > 0)])
+    low, high = _wilson_ends(found, np.maximum(size, 1), z)
+    if sign > 0:
+        return np.where(found >= size, 1.0, np.minimum(1.0, high))
+    return np.where(found <= 0, 0.0, np.maximum(0.0, low))
 
 
 def rescaled(
@@ -51,16 +73,25 @@ def rescaled(
 
 
 def paired_interval(
-    negative: ArrayLike, positive: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE
+    negative: ArrayLike,
+    positive: ArrayLike,
+    n: ArrayLike,
+    confidence: float = CONFIDENCE,
+    *,
+    worth: ArrayLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Two-sided interval of (negative − positive) / n: by how much a share of n items is worse than
     another of the same items, which differ in `negative` and `positive` flips.
 
     Wald's, with half an item more in each of the four cells (Agresti & Min 2005), for arrays of any
     shape; not cut off at ±1, so that its middle is the adjusted difference. (0, 0) for n = 0.
+    `worth`: the effective size of items in clusters, by which all counts are scaled.
     """
     z = _z((1 + _checked(confidence)) / 2)
     b, c, size = (np.asarray(x, dtype=np.float64) for x in (negative, positive, n))
+    if worth is not None:
+        share = np.asarray(worth) / np.maximum(size, 1)
+        b, c, size = b * share, c * share, size * share
     middle = (b - c) / (size + 2)
     half = z * np.sqrt(np.maximum(b + c + 1 - (b - c) * middle, 0.0)) / (size + 2)
     return np.where(size > 0, middle - half, 0.0), np.where(size > 0, middle + half, 0.0)
@@ -75,9 +106,11 @@ def mover(values: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[Any, An
     return value, value - below, value + above
 
 
-def upper_bound(value: Any, low: Any, high: Any, confidence: float) -> np.ndarray:
+def upper_bound(value: Any, low: Any, high: Any, confidence: float | None) -> np.ndarray:
     """One-sided upper bound from a two-sided 95 % interval: its half width stretched as a normal's,
-    about its own middle, and never below the estimate."""
+    about its own middle, and never below the estimate; the estimate where confidence is None."""
+    if confidence is None:
+        return np.asarray(value)
     factor = _z(_checked(confidence)) / _z((1 + CONFIDENCE) / 2)
     middle, half = (np.asarray(low) + high) / 2, (np.asarray(high) - low) / 2
     return np.maximum(value, middle + factor * half)
@@ -134,21 +167,30 @@ def ratio_interval(
 def clustered_share(
     hits: np.ndarray, items: np.ndarray, *, confidence: float = CONFIDENCE
 ) -> Interval:
-    """Interval of Σ hits / Σ items over C clusters, drawn whole; inside [0, 1].
+    """Interval of Σ hits / Σ items over C clusters: Wilson's, of as many items as they are worth.
 
-    `ratio_interval`; but no hit at all, or nothing but hits, says nothing of how clusters vary:
-    there the Wilson interval of as many items as there are clusters. (0, 1) for fewer than two
+    The bootstrap of clusters is too narrow where few of them are hit. (0, 1) for fewer than two
     clusters, which say nothing. hits, items: [C], with Σ items above 0.
     """
-    if len(items) < 2:
-        return 0.0, 1.0
-    found, count = int(hits.sum()), int((items > 0).sum())
-    if found in (0, int(items.sum())):
-        return wilson(count if found else 0, count, confidence)
-    low, high = ratio_interval(hits, items, confidence=confidence)
-    assert low is not None
-    assert high is not None
-    return max(0.0, low), min(1.0, high)
+    sums = ClusterSums.of_shares(hits, items)
+    z = _z((1 + _checked(confidence)) / 2)
+    low, high = wilson_ends(sums.total / sums.n, sums.shares(), z)
+    return (float(low), float(high)) if sums.clusters > 1 else (0.0, 1.0)
+
+
+def share_bounds(
+    value: float, low: float, high: float, n: int, confidence: float
+) -> tuple[float, float]:
+    """One-sided bounds of a share of n items, each with `confidence`, from its 95 % interval.
+
+    Wilson's: of n items where the interval is Wilson's of n, else of as many as it says.
+    """
+    two_sided, k = 2 * _checked(confidence) - 1, round(value * n)
+    if (low, high) == wilson(k, n):
+        return wilson(k, n, two_sided)
+    size = size_of(value, low, high, _z((1 + CONFIDENCE) / 2))
+    ends = wilson_ends(value, min(size, n), _z(confidence))
+    return float(ends[0]), float(ends[1])
 
 
 def share_interval(
@@ -170,7 +212,7 @@ def score_interval(
 ) -> Interval | tuple[None, None]:
     """Interval of `predictions.score()`: Wilson for accuracy, ratio bootstrap for nats per token.
 
-    With clusters, the cluster bootstrap for both.
+    With clusters, `clustered_share`, and the bootstrap of whole clusters.
     """
     if predictions.form == "text":
         return ratio_interval(
@@ -284,15 +326,12 @@ def sums_interval(
     return float(value + stretch * low), float(value + stretch * high)
 
 
-def _wilson(k: int, n: int, z: float) -> Interval:
-    if not 0 <= k <= n:
-        raise ValueError(f"k: {k} is not between 0 and n = {n}")
-    if n == 0:
-        return 0.0, 1.0
+def _wilson_ends(k: Any, n: Any, z: float) -> tuple[Any, Any]:
+    """Of a count, or of arrays of them; rounding may leave them outside 0 to 1."""
     share, z2 = k / n, z * z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return 0.0 if k == 0 else max(0.0, centre - half), 1.0 if k == n else min(1.0, centre + half)
+    half = z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return centre - half, centre + half
 
 
 def _by_cluster(

@@ -1,7 +1,9 @@
 """How sure it is that a candidate is on the front: the front of many resampled sets of items.
 
 Items are drawn with replacement within every suite, the same draw for all candidates, so what
-candidates have in common cancels out. Objectives and constraints are computed anew for each draw.
+candidates have in common cancels out; where items share contexts, whole clusters are drawn, one
+fewer than there are, so that spreads are not too small (Rao & Wu 1988). Objectives and constraints
+are computed anew for each draw.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from statistics import NormalDist
 import numpy as np
 
 from optim import intervals
+from optim.effective import ClusterSums
 from optim.rates import RATES, SHARES, Kind, among, of_kinds
 from optim.search.question import Bound, ItemSuite, Question
 
@@ -66,10 +69,18 @@ def resampled(
     return np.concatenate(values), np.concatenate(violation)
 
 
+def drawn_clusters(suite: ItemSuite) -> np.ndarray | None:
+    """int64 [N]: the clusters that are drawn whole; None where items are: they are independent, or
+    a single cluster, of whose kind there is no other to draw."""
+    return None if suite.clusters is None or not suite.clusters.any() else suite.clusters
+
+
 def _draws(rng: np.random.Generator, resamples: int, suite: ItemSuite) -> np.ndarray:
-    """float32 [B, N]: how often each item is drawn."""
-    n = len(suite)
-    drawn = rng.integers(0, n, size=(resamples, n))
+    """float32 [B, units]: how often each item, or each cluster, is drawn."""
+    clusters = drawn_clusters(suite)
+    n = len(suite) if clusters is None else int(clusters.max()) + 1
+    size = (resamples, n if clusters is None else n - 1)
+    drawn = rng.integers(0, n, size=size)
     drawn += np.arange(resamples)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype("f4")
 
@@ -77,9 +88,10 @@ def _draws(rng: np.random.Generator, resamples: int, suite: ItemSuite) -> np.nda
 def judged(
     question: Question, tables: Sequence[SuiteTable], counts: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `resampled` returns, for items that count so often: float32 [B, N] for each suite.
+    """What `resampled` returns, for items that count so often: for each suite float32 [B, N], or
+    [B, C] where it has `drawn_clusters`.
 
-    Counts of a suite sum to its N items; all counts 1 give the candidates' own objectives.
+    Counts of independent items sum to N; all counts 1 give the candidates' own objectives.
     """
     sums = _Sums(question, tables, counts)
     values = [axis.sign * sums.value(axis.metric, axis.suite) for axis in question.axes]
@@ -134,36 +146,83 @@ class _Sums:
 
     def _items(self, metric: str, kinds: tuple[Kind, ...], name: str) -> np.ndarray:
         """float64 [B, M]: how many of the items that a rate is about are of these kinds."""
-        which = SHARES[metric].among
-        key = (f"{which} {' '.join(kinds)}", name)
+        key = (f"{SHARES[metric].among} {' '.join(kinds)}", name)
         if key not in self._made:
-            suite, table, counts = self._parts[name]
-            assert suite.reference is not None
-            assert table.right is not None
-            assert table.changed is not None
-            items = of_kinds(kinds, suite.reference, table.right, table.changed)
-            if which != "all":
-                items &= among(which, len(suite), suite.refuse)
-            # whole numbers: exact in float32 up to 2^24 items
-            self._made[key] = (counts @ items.T.astype(np.float32)).astype(np.float64)
+            self._made[key] = self._drawn(name, self._hits(metric, kinds, name))
         return self._made[key]
+
+    def _drawn(self, name: str, values: np.ndarray) -> np.ndarray:
+        """float64 [B, ...]: sums of values [units, ...] over what is drawn."""
+        # whole numbers: exact in float32 up to 2^24 items
+        return (self._parts[name][2] @ values.astype(np.float32)).astype(np.float64)
+
+    def _hits(self, metric: str, kinds: tuple[Kind, ...], name: str) -> np.ndarray:
+        """bool or float32 [units, M]: items of these kinds among those that a rate is about."""
+        which = SHARES[metric].among
+        suite, table, _ = self._parts[name]
+        assert suite.reference is not None
+        assert table.right is not None
+        assert table.changed is not None
+        items = of_kinds(kinds, suite.reference, table.right, table.changed)
+        if which != "all":
+            items &= among(which, len(suite), suite.refuse)
+        return _by_unit(items.T, suite)
 
     def _base(self, metric: str, name: str) -> np.ndarray:
         """float64 [B, 1]: how many items a rate is a share of."""
         suite, _, counts = self._parts[name]
         assert suite.reference is not None
         base = SHARES[metric].base(suite.reference, suite.refuse)
-        if base.all():
+        if base.all() and drawn_clusters(suite) is None:
             return np.full((len(counts), 1), float(len(suite)))
-        return (counts @ base.astype(np.float32)).astype(np.float64)[:, None]
+        return self._drawn(name, _by_unit(base, suite))[:, None]
+
+    def _worth(self, metric: str, suite: str, *, worse: bool = False) -> np.ndarray | None:
+        """float64 [B, M]: the effective size of the items of a rate, or of the flips by which it is
+        `worse`; None where items are independent."""
+        names = [suite] if suite else self._scored
+        if all(self._parts[name][0].clusters is None for name in names):
+            return None
+        sums = [self._cluster_sums(metric, name, worse) for name in names]
+        whole = sums[0]
+        for more in sums[1:]:
+            whole += more
+        return whole.differences() if worse else whole.shares()
+
+    def _cluster_sums(self, metric: str, name: str, worse: bool) -> ClusterSums:
+        part = self._parts[name][0]
+        assert part.reference is not None
+        rate = SHARES[metric]
+        base = _by_unit(rate.base(part.reference, part.refuse), part).astype(np.float64)
+        if worse:
+            lost, won = (self._hits(metric, (k,), name) for k in ("negative", "positive"))
+            values, items = lost.astype(np.float64) - won, lost.astype(np.float64) + won
+        else:
+            values = items = self._hits(metric, rate.counted, name).astype(np.float64)
+        n, total = self._base(metric, name), self._drawn(name, values)
+        within = self._drawn(name, items)
+        if part.clusters is not None and drawn_clusters(part) is None:
+            return ClusterSums(
+                clusters=np.minimum(n, 1), n=n, sizes=n**2, total=total, squares=total**2,
+                products=total * n, items=within,
+            )  # fmt: skip
+        return ClusterSums(
+            clusters=self._drawn(name, base > 0)[:, None],
+            n=n,
+            sizes=self._drawn(name, base**2)[:, None],
+            total=total,
+            squares=self._drawn(name, values**2),
+            products=self._drawn(name, values * base[:, None]),
+            items=within,
+        )
 
     def _nats(self, name: str) -> np.ndarray:
         suite, table, counts = self._parts[name]
         assert table.nll is not None
         assert suite.tokens is not None
         if ("score", name) not in self._made:
-            nll = counts @ table.nll.T.astype(np.float32)
-            tokens = counts @ suite.tokens.astype(np.float32)
+            nll = counts @ _by_unit(table.nll.T.astype(np.float32), suite)
+            tokens = counts @ _by_unit(suite.tokens.astype(np.float32), suite)
             self._made["score", name] = nll.astype(np.float64) / tokens[:, None]
         return self._made["score", name]
 
@@ -175,17 +234,16 @@ class _Sums:
         Of nats per token, the distance of the bound is that of all items.
         """
         if bound.worse:
-            value, low, high = self._worse(bound.metric, suite)
-            if bound.confidence is None:
-                return value
-            return intervals.upper_bound(value, low, high, bound.confidence)
+            return intervals.upper_bound(*self._worse(bound.metric, suite), bound.confidence)
         value = self.value(bound.metric, suite)
         if bound.confidence is None:
             return value
-        z = NormalDist().inv_cdf(bound.confidence)
         if bound.metric in RATES:
             k, n = self._count(bound.metric, suite)
-            return np.where(n > 0, _wilson(k, n, z, bound.sign), bound.limit)
+            worth = self._worth(bound.metric, suite)
+            found = intervals.wilson_bound(k, n, bound.sign, bound.confidence, worth=worth)
+            return np.where(n > 0, found, bound.limit)
+        z = NormalDist().inv_cdf(bound.confidence)
         half = z / NormalDist().inv_cdf((1 + intervals.CONFIDENCE) / 2)
         return value + half * self._to_interval(bound.metric, suite, bound.sign)
 
@@ -200,21 +258,24 @@ class _Sums:
         names = [suite] if suite else self._scored
         lost = np.sum([self._items(metric, ("negative",), name) for name in names], axis=0)
         won = np.sum([self._items(metric, ("positive",), name) for name in names], axis=0)
-        n = self._count(metric, suite)[1]
-        return (lost - won) / np.maximum(n, 1), *intervals.paired_interval(lost, won, n)
+        n, worth = self._count(metric, suite)[1], self._worth(metric, suite, worse=True)
+        return (lost - won) / np.maximum(n, 1), *intervals.paired_interval(
+            lost, won, n, worth=worth
+        )
 
     def _worse_text(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         suite, table, counts = self._parts[name]
         assert suite.nll is not None
         assert suite.tokens is not None
         assert table.nll is not None
-        tokens = counts @ suite.tokens.astype(np.float32)
-        own = (counts @ suite.nll.astype(np.float32)).astype(np.float64) / tokens
+        tokens = counts @ _by_unit(suite.tokens.astype(np.float32), suite)
+        own = (counts @ _by_unit(suite.nll.astype(np.float32), suite)).astype(np.float64) / tokens
         value = self._nats(name) - own[:, None]
+        clusters = drawn_clusters(suite)
         whole, ends = float(suite.tokens.sum()), []
         for nll in table.nll:
             more = nll.astype(np.float64) - suite.nll
-            low, high = intervals.ratio_interval(more, suite.tokens)
+            low, high = intervals.ratio_interval(more, suite.tokens, clusters=clusters)
             middle = float(more.sum()) / whole
             ends.append(
                 (0.0, 0.0) if low is None or high is None else (low - middle, high - middle)
@@ -230,25 +291,24 @@ class _Sums:
         part, table, _ = self._parts[suite]
         if part.form != "text":
             k, n = self._count(metric, suite)
-            z = NormalDist().inv_cdf((1 + intervals.CONFIDENCE) / 2)
-            return _wilson(k, n, z, sign) - k / n
+            sure, worth = (1 + intervals.CONFIDENCE) / 2, self._worth(metric, suite)
+            return intervals.wilson_bound(k, n, sign, sure, worth=worth) - k / n
         assert table.nll is not None
         assert part.tokens is not None
         found = []
         for nll in table.nll:
-            low, high = intervals.ratio_interval(nll, part.tokens)
+            low, high = intervals.ratio_interval(nll, part.tokens, clusters=drawn_clusters(part))
             value = float(nll.sum(dtype=np.float64)) / float(part.tokens.sum())
             end = high if sign > 0 else low
             found.append(0.0 if end is None else end - value)
         return np.array(found)[None, :]
 
 
-def _wilson(k: np.ndarray, n: np.ndarray, z: float, sign: float) -> np.ndarray:
-    """The end of `intervals.wilson` on one side, for many counts at once."""
-    n = np.maximum(n, 1)
-    share, z2 = k / n, z * z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    if sign > 0:
-        return np.where(k >= n, 1.0, np.minimum(1.0, centre + half))
-    return np.where(k <= 0, 0.0, np.maximum(0.0, centre - half))
+def _by_unit(values: np.ndarray, suite: ItemSuite) -> np.ndarray:
+    """[units, ...]: sums of values [N, ...] over each cluster, or the values themselves."""
+    clusters = drawn_clusters(suite)
+    if clusters is None:
+        return values
+    order = np.argsort(clusters, kind="stable")
+    starts = np.searchsorted(clusters[order], np.arange(int(clusters.max()) + 1))
+    return np.add.reduceat(values[order].astype(np.float32), starts, axis=0)

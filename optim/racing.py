@@ -158,19 +158,29 @@ def _rate(metric: str) -> Rate:
     return rate
 
 
-def paired_error(values: np.ndarray, weights: np.ndarray) -> float:
+def paired_error(
+    values: np.ndarray, weights: np.ndarray, clusters: np.ndarray | None = None
+) -> float:
     """One standard error of the difference between two models on the same items.
 
     `values` [M, N] of M models, `weights` [N] summing to 1: root mean square over all pairs of
-    models that differ, 0 where none do.
+    models that differ, 0 where none do. `clusters`: the number of each item's cluster, [N]; what
+    the items of one say is added up before it is squared (Liang & Zeger 1986). A single one has
+    nothing to be compared with: there items are taken as independent.
     """
+    if clusters is not None and len(np.unique(clusters[weights > 0])) < 2:
+        clusters = None
     squares = []
     for first in range(len(values)):
         for second in range(first):
             difference = values[first] - values[second]
             spread = difference - float(weights @ difference)
-            if difference.any():
+            if not difference.any():
+                continue
+            if clusters is None:
                 squares.append(float((weights**2) @ (spread**2)))
+            else:
+                squares.append(float(np.square(np.bincount(clusters, weights * spread)).sum()))
     return math.sqrt(sum(squares) / len(squares)) if squares else 0.0
 
 

@@ -1,7 +1,7 @@
 """95 % intervals of every rate of `optim.compatibility`, each over its own denominator.
 
-Closed forms where items are independent: fast enough for every trial of a study. Where items share
-contexts, whole clusters are resampled.
+Closed forms, fast enough for every trial of a study. Where items share contexts, items are worth
+less (`optim.effective`).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def rate_intervals(counts: Compatibility) -> dict[str, Bounds]:
 
 
 def clustered_rate_intervals(counts: ClusterCounts) -> dict[str, Bounds]:
-    """Intervals where whole clusters are drawn, by rate: `intervals.clustered_share` for shares,
+    """Intervals where items are in clusters, by rate: `intervals.clustered_share` for shares,
     and from it the win-loss ratio's; for the relative NFR the sandwich error of its logarithm.
 
     n stays the number of items. (None, None) where a rate is undefined; a single cluster says

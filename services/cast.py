@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from optim.recipe import Recipe
 from services.checkpoints import (
     Checkpoint,
@@ -38,6 +36,7 @@ from services.checkpoints.files import (
 )
 from services.errors import BadInput, IntegrityError
 from services.model_card import model_card
+from services.recipe_yaml import recipe_yaml
 from services.shards import Shard, combine_digest, plan_shards, write_shard
 from services.store.base import (
     FreeBytes,
@@ -215,7 +214,9 @@ def _write_records(
 ) -> None:
     """Recipe, model card and, last, the manifest of all files."""
     head = "# Remelt recipe: parents are manifest digests (SHA-256), in the order of the weights\n"
-    text = head + yaml.safe_dump(recipe.to_dict(), sort_keys=False)
+    parents = (card or {}).get("parents") or {}
+    names = {digest: str(parent.get("name") or "") for digest, parent in parents.items()}
+    text = head + recipe_yaml(recipe, names)
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(model_card(recipe, weights_digest, card), encoding="utf-8")
     files: dict[str, FileInfo] = dict(made.files)

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from optim.descent import Job, State
 from optim.recipe import Recipe
-from services import outbox, registry
+from services import outbox, registry, stored_suites
 from services.db import Connection, Database, Row, rows
 from services.leases import Leases
 from services.settings import Settings
@@ -61,7 +61,7 @@ def load_job(database: Database, held: Claim) -> tuple[registry.Pool, list[Suite
     with database.transaction() as connection:
         stored = rows(connection, "studies.suites_with_content", study=held.study)
         pool = registry.pool_by_id(connection, held.pool_id)
-    return pool, [registry.suite_from_row(r) for r in stored if r["name"] in wanted]
+    return pool, [stored_suites.suite_from_row(r) for r in stored if r["name"] in wanted]
 
 
 def save(database: Database, held: Claim, state: State) -> None:

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from optim.predictions import Predictions
 from optim.recipe import Recipe
-from services import outbox, registry
+from services import outbox, registry, stored_suites
 from services.db import Connection, Database, Row, rows
 from services.leases import Leases
 from services.predictions import Seen, pack, pack_seen
@@ -87,7 +87,7 @@ def load_job(database: Database, held: Claim) -> Job:
         }
         stored = rows(connection, "studies.suites_with_content", study=held.study)
         pool = registry.pool_by_id(connection, held.pool_id)
-    wanted = [(r["id"], registry.suite_from_row(r)) for r in stored if r["id"] not in done]
+    wanted = [(r["id"], stored_suites.suite_from_row(r)) for r in stored if r["id"] not in done]
     return Job(pool=pool, suites=wanted, finished=len(done))
 
 

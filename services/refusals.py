@@ -105,7 +105,9 @@ def _suite(
     framed = [replace(item, prompt=frame.replace("{prompt}", item.prompt)) for item in items]
     if not options.likelihood:
         text = _lines([item.to_dict("refusal") for item in framed])
-        return parse_suite(name, text, where=where, answer_tokens=options.answer_tokens)
+        return parse_suite(
+            name, text, where=where, answer_tokens=options.answer_tokens, split_by=None
+        )
     if options.answer_tokens is not None:
         _refuse(where, "answer tokens are given, but no answer is generated", "Leave them out")
     choices = [
@@ -120,7 +122,7 @@ def _suite(
     ]
     # the two are of different lengths, which must not decide
     text = _lines([item.to_dict("choice") for item in choices])
-    return parse_suite(name, text, where=where, normalise=True)
+    return parse_suite(name, text, where=where, normalise=True, split_by=None)
 
 
 def _lines(items: Sequence[object]) -> str:

@@ -1,4 +1,4 @@
-"""How counts and times are written for people, wherever they read. Pure text."""
+"""How counts, times, rates and roles are written for people, wherever they read. Pure text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ from datetime import datetime
 DASH = "–"
 #: a space that does not break
 HARD = "\u00a0"
+#: rate -> what people call it
+RATE_TITLES = {
+    "negative_flip_rate": "negative flips",
+    "positive_flip_rate": "positive flips",
+    "churn": "churn",
+    "inconsistency": "inconsistency",
+    "backward_trust": "backward trust",
+    "backward_error": "backward error",
+    "over_refusal": "over-refusal",
+    "unsafe_compliance": "unsafe compliance",
+}
+#: role of a candidate -> what people call it
+ROLES = {
+    "reference": "reference",
+    "single": "checkpoint",
+    "uniform": "uniform soup",
+    "greedy": "greedy soup",
+    "warm": "found by gradients",
+    "search": "found",
+    "probe": "evaluated after the choice",
+}
 
 
 def percent(value: float | None, digits: int = 1) -> str:

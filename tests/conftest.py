@@ -242,6 +242,17 @@ def _write_tiny_suites(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One torch thread: small models are slower with more."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real pools and suites; tests that need it skip where it is absent."""

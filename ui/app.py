@@ -41,6 +41,10 @@ PAGES = {
 SHORT = ("study", "trial", "trials")
 page = st.navigation(PAGES)
 sign_in.gate()
+if page.url_path == "" and not st.query_params and (link := sign_in.followed_link()):
+    known = {p.url_path: p for group in PAGES.values() for p in group}
+    if link[0] in known and any(link):
+        st.switch_page(known[link[0]], query_params=link[1])
 if page.url_path == "" and "study" in st.query_params:
     # short permalinks: /?study=1, /?study=1&trial=42 and /?study=1&trials=1,2,3
     ids = {name: st.query_params[name] for name in SHORT if name in st.query_params}

@@ -29,7 +29,7 @@ def state(name: str) -> None:
 
 def crumbs(*links: tuple[str, str, dict[str, str | int]]) -> None:
     """The way back: (page, label, ids in the address) from the outside in."""
-    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+    with st.container(key="crumbs", horizontal=True, gap=None, vertical_alignment="center"):
         for index, (page, label, ids) in enumerate(links):
             if index:
                 st.markdown(":gray[/]", width="content")
@@ -45,10 +45,12 @@ def _text(ids: dict[str, str | int]) -> dict[str, str]:
     return {name: str(value) for name, value in ids.items()}
 
 
-def hint(text: str, commands: str = "") -> None:
-    """What to do next on a page that has nothing to show."""
+def hint(text: str, commands: str = "", *, page: tuple[str, str] | None = None) -> None:
+    """What to do next on a page that has nothing to show: a page (file, label), or commands."""
     with st.container(border=True):
         st.markdown(text)
+        if page is not None:
+            st.page_link(page[0], label=page[1], icon=":material/open_in_new:", width="content")
         if commands:
             st.code(commands, language="bash")
 

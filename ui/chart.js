@@ -18,7 +18,8 @@ function library(url) {
   return window.remeltPlotly;
 }
 
-// The page's own font and colours, light or dark: defaults of every plot, which a figure may override.
+// Defaults of every plot, which a figure may override: the page's own font and colours, light or
+// dark, and axes whose names make room for themselves.
 function template(element) {
   const style = getComputedStyle(element);
   const of = (name) => style.getPropertyValue(`--st-${name}`).trim();
@@ -26,6 +27,8 @@ function template(element) {
     gridcolor: of("border-color-light"),
     linecolor: of("border-color"),
     zerolinecolor: of("border-color"),
+    automargin: true,
+    title: { standoff: 8 },
     ticks: "",
     tickfont: { color: of("gray-text-color") },
   };
@@ -39,6 +42,11 @@ function template(element) {
       xaxis: axis,
       yaxis: axis,
       coloraxis: { colorbar: { tickfont: { color: of("gray-text-color") } } },
+      modebar: {
+        bgcolor: "rgba(0,0,0,0)",
+        color: of("gray-color"),
+        activecolor: of("text-color"),
+      },
       hoverlabel: {
         bgcolor: ground,
         bordercolor: of("border-color"),
@@ -76,7 +84,7 @@ function make(parent) {
   frame.className = "remelt-chart";
   frame.append(plot);
   parent.append(frame);
-  const chart = { frame, plot, drawn: "", sent: NOTHING, height: 0, view: {}, send: {} };
+  const chart = { frame, plot, drawn: "", sent: NOTHING, height: 0, view: {}, send: {}, queue: null };
   chart.resized = new ResizeObserver(() => fit(chart));
   return chart;
 }
@@ -152,6 +160,11 @@ function listen(chart) {
 async function draw(chart, { figure, config, about: { selects } }) {
   const { plot, frame } = chart;
   const layout = { ...figure.layout, template: template(frame) };
+  const colour = layout.template.layout.font.color;
+  for (const trace of figure.data) {
+    // names are not selected: they stay as they are
+    if (trace.mode?.includes("text")) trace.unselected = { ...trace.unselected, textfont: { color: colour } };
+  }
   chart.height = layout.height ?? 450;
   frame.style.minHeight = `${chart.height}px`;
   layout.width = frame.clientWidth || undefined;
@@ -180,11 +193,14 @@ export default async function (component) {
   chart.frame.setAttribute("role", "figure");
   chart.frame.setAttribute("aria-label", made.about.alt);
   await library(made.about.url);
-  const theme = JSON.stringify(template(chart.frame));
-  if (chart.drawn !== text + theme && chart.frame.isConnected) {
-    chart.drawn = text + theme;
-    await draw(chart, made);
-  }
+  // one after the other: the next data may come while these are drawn
+  chart.queue = Promise.resolve(chart.queue).catch(() => {}).then(() => {
+    const drawn = text + JSON.stringify(template(chart.frame));
+    if (chart.drawn === drawn || !chart.frame.isConnected) return undefined;
+    chart.drawn = drawn;
+    return draw(chart, made);
+  });
+  await chart.queue;
   return () => {
     chart.resized.disconnect();
     window.Plotly?.purge(chart.plot);

@@ -18,14 +18,18 @@ from plotly.offline import get_plotlyjs_version
 from streamlit.components.v1 import declare_component
 
 LIBRARY = "plotly.min.js"
-#: tools that a reader of these plots has no use for, and one in whose place stands our own
-REMOVED = ("autoScale2d", "resetScale2d", "toImage")
+#: tools that a reader of these plots has no use for, one in whose place stands our own, and one
+#: that would send the data to somebody else's servers
+REMOVED = ("autoScale2d", "resetScale2d", "toImage", "sendChartToCloud")
 SELECTING = ("select2d", "lasso2d")
 
 # only so that Streamlit serves the folder: it is never mounted
 _served = declare_component("plotly", path=str(files("plotly") / "package_data"))
 _chart = st.components.v2.component(
-    "remelt_chart", js=Path(__file__).with_suffix(".js").read_text(), isolate_styles=False
+    "remelt_chart",
+    js=Path(__file__).with_suffix(".js").read_text(),
+    css=".remelt-chart:fullscreen { background: var(--st-background-color); }",
+    isolate_styles=False,
 )
 
 
@@ -37,7 +41,10 @@ def draw(figure: go.Figure, *, key: str, alt: str, selects: bool = False) -> int
     clicked just now."""
     removed = [*REMOVED, *(() if selects else SELECTING)]
     about = {"url": _url(), "alt": alt, "selects": selects}
-    config = {"displaylogo": False, "doubleClick": False, "modeBarButtonsToRemove": removed}
+    config = {
+        "displaylogo": False, "doubleClick": False, "modeBarButtonsToRemove": removed,
+        "showSendToCloud": False,
+    }  # fmt: skip
     payload = (
         f'{{"about":{json.dumps(about)},"config":{json.dumps(config)},"figure":{figure.to_json()}}}'
     )

@@ -37,6 +37,10 @@ STYLE = """
   .flips tr { padding: 8px 0; border-bottom: 1px solid rgba(128, 128, 128, 0.4); }
   .flips td { border: 0; padding: 3px 0; }
   .flips td[data-head]::before { content: attr(data-head); opacity: 0.7; font-size: 0.75rem; }
+  /* prompts are as wide as they can be, what is short stands beside its head */
+  .flips td:nth-child(n+3) { position: relative; padding-left: 7.5rem; min-height: 1.75rem; }
+  .flips td:nth-child(n+3)::before { position: absolute; left: 0; top: 5px; width: 7rem;
+    overflow-wrap: anywhere; }
 }
 </style>
 """

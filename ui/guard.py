@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import psycopg
 import streamlit as st
 
-from services.errors import RemeltError
-from ui import words
+from services.errors import NotFound, RemeltError
+from ui import badges, words
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ def explained() -> Iterator[None]:
         yield
     except RemeltError as error:
         explain(error)
+        if isinstance(error, NotFound):
+            st.page_link(badges.STUDIES, label="Studies")
     except psycopg.OperationalError:
         log.exception("the database did not answer")
         st.error(

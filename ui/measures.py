@@ -14,19 +14,13 @@ from services.spec import METRICS, Objective
 from services.studies.columns import Columns, Numbers
 from services.studies.read import CandidateView, Metric
 from services.studies.record import Study
+from services.words import RATE_TITLES, count
 
 #: metric -> what it is called on a page
 TITLES = {
     "score": "score",
     "macro": "macro average",
-    "negative_flip_rate": "negative flips",
-    "positive_flip_rate": "positive flips",
-    "churn": "churn",
-    "inconsistency": "inconsistency",
-    "backward_trust": "backward trust",
-    "backward_error": "backward error",
-    "over_refusal": "over-refusal",
-    "unsafe_compliance": "unsafe compliance",
+    **RATE_TITLES,
 }
 #: metric -> what it means, in one sentence
 MEANINGS = {
@@ -106,7 +100,7 @@ class Measure:
         """Title of an axis: what, unit, direction, split and n."""
         numbers = self.numbers(columns)
         n = 0 if numbers is None or not len(columns) else int(numbers.n.max())
-        return f"{self.title} ({self.what}, {self.way}) · {columns.split}, n = {n}"
+        return f"{self.title} ({self.what}, {self.way}) · {columns.split}, n = {count(n)}"
 
 
 def measures(study: Study) -> list[Measure]:

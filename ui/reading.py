@@ -197,6 +197,11 @@ def noise_floor(shown: Snapshot, split: str) -> str | None:
     return noise.line(database(), shown.study, split)
 
 
+def nobody_works() -> bool:
+    """No worker has been seen for a minute."""
+    return not any(w["silent_seconds"] < 60 for w in views.workers(database()))
+
+
 def list_mark() -> Mark:
     """Differs from an earlier mark when the list of studies changed."""
     return views.list_mark(database())

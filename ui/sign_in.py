@@ -5,6 +5,8 @@ here only to hide what would be refused.
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl, unquote, urlsplit
+
 import streamlit as st
 
 from services import access
@@ -13,6 +15,16 @@ from services.errors import Forbidden, Unavailable
 from services.settings import settings
 from ui import guard, words
 
+#: cookie of the link that somebody followed, while they are away to sign in
+LINK = "remelt-link"
+LINK_SECONDS = 900
+#: Streamlit comes back from the provider with a new session, at its own address without a page.
+#: The scripts are the same for everybody: nothing from an address stands in them.
+_REMEMBER = f"""<script>
+document.cookie = "{LINK}=" + encodeURIComponent(location.pathname + location.search)
+  + "; path=/; max-age={LINK_SECONDS}; samesite=lax"
+</script>"""
+_FORGET = f"""<script>document.cookie = "{LINK}=; path=/; max-age=0; samesite=lax"</script>"""
 PROVIDER_KEYS = ("client_id", "client_secret", "server_metadata_url")
 
 
@@ -46,6 +58,18 @@ def gate() -> None:
     with st.sidebar:
         st.caption(f":material/person: {words.plain(who.name)} · {who.role}")
         _sign_out(claims)
+        if LINK in st.context.cookies:
+            st.html(_FORGET, unsafe_allow_javascript=True)
+
+
+def followed_link() -> tuple[str, dict[str, str]] | None:
+    """Page, '' for the first one, and ids of the link that led to the door. Told once a session,
+    to whoever has just signed in; both may be anything, since browsers can be told to say so."""
+    if not st.user.to_dict().get("is_logged_in") or st.session_state.get(LINK):
+        return None
+    st.session_state[LINK] = True
+    link = urlsplit(unquote(st.context.cookies.get(LINK, "")))
+    return link.path.rsplit("/", 1)[-1], dict(parse_qsl(link.query))
 
 
 def _sign_out(claims: object) -> None:
@@ -54,6 +78,7 @@ def _sign_out(claims: object) -> None:
 
 
 def _door() -> None:
+    st.html(_REMEMBER, unsafe_allow_javascript=True)
     st.title("Remelt", anchor=False)
     st.markdown("Merges of your checkpoints, and what each of them would break.")
     for name, label in _providers():

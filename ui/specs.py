@@ -1,6 +1,6 @@
 """Writing a study spec in a browser: the example to start from, and which line an error is about.
 
-Pure text; checking a spec is done by `services.spec` and `services.studies.views.preflight`.
+Pure text; checking a spec is done by `services.spec` and `services.studies.preflight`.
 """
 
 from __future__ import annotations

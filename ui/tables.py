@@ -7,22 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from services.studies.columns import Columns
 from services.studies.read import CandidateView, Metric
 from services.studies.record import Study
+from services.words import ROLES as ROLES
 from ui import words
 from ui.measures import RESTATED, Measure, measures, objectives
-
-ROLES = {
-    "reference": "reference",
-    "single": "checkpoint",
-    "uniform": "uniform soup",
-    "greedy": "greedy soup",
-    "warm": "found by gradients",
-    "search": "found",
-    "probe": "evaluated after the choice",
-}
 
 
 def shown_measures(study: Study) -> list[Measure]:
@@ -78,6 +70,13 @@ def trial_frame(
     if not shares:
         del frame["on front"]
     return pd.DataFrame(frame)
+
+
+def counted(table: Any, *columns: str) -> Styler:
+    """A table whose counts are written like all others; they still sort as numbers, which a column
+    of text would not, and do not depend on the browser's language, as Streamlit's own do."""
+    forms = dict.fromkeys(columns, words.count)
+    return pd.DataFrame(table).style.format(forms, na_rep="")  # type: ignore[arg-type]
 
 
 def seen_frame(study: Study, race: Mapping[str, Any]) -> pd.DataFrame:

@@ -43,12 +43,16 @@ STYLE = """
 @media (max-width: 699px) {
   .stMainBlockContainer { padding-top: 3.75rem; }
   .st-key-wide-only { display: none; }
+  /* rows without columns need a line between them */
+  [class*="st-key-study-row-"] { border-top: 1px solid rgba(128, 128, 128, 0.3); padding-top: 8px; }
   /* a dozen axes side by side: to be moved across rather than pressed together */
   .st-key-parallel { overflow-x: auto; }
   .st-key-parallel > div { min-width: 1100px; }
   /* no room for numbers: a tap shows them */
   .st-key-heat .heatmap-label { display: none; }
 }
+/* links have a margin inside, for when they are pointed at */
+.st-key-crumbs { margin-left: -8px; }
 .st-key-spec textarea { font-family: monospace; font-size: 0.875rem; }
 </style>
 """
@@ -57,11 +61,8 @@ STYLE = """
 def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
     """Give a figure the layout that every plot shares, in place of any; keeps a reader's zoom while
     data come in."""
-    axis = {"automargin": True, "title": {"standoff": 8}}
     # at once: property by property it takes Plotly ten times as long
     figure.layout = {
-        # in its place stand the page's own font and colours, light or dark: ui/chart.js
-        "template": None,
         "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
         "height": height,
         "margin": {"l": 10, "r": 10, "t": 48, "b": 10},
@@ -79,7 +80,7 @@ def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
             "yanchor": "bottom",
         },
         "dragmode": "zoom",
-        "xaxis": axis,
-        "yaxis": axis,
     }
+    # in its place stand the page's own font and colours, light or dark, and axes: ui/chart.js
+    figure.layout.template = None
     return figure

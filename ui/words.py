@@ -109,6 +109,11 @@ def saved(racing: Mapping[str, Any]) -> str:
     return f"{stopped_ones} and saved {percent(racing['saved'], 0)} of the items"
 
 
+def sentence(text: str) -> str:
+    """The first letter large and no other touched, as `str.capitalize` would those of names."""
+    return text[:1].upper() + text[1:]
+
+
 def plain(text: str) -> str:
     """Text for places that read Markdown, shown as it is."""
     escaped = "".join(f"\\{char}" if char in MARKDOWN else char for char in text)

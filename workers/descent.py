@@ -14,7 +14,7 @@ from services.descents import Claim
 from services.errors import BadInput, IntegrityError
 from services.settings import Settings
 from workers import energy
-from workers.engine.client import Aborted
+from workers.engine.connection import Aborted
 from workers.evaluation import EngineKeeper, Lease
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,8 +27,10 @@ from services.cli.output import interval, print_table, progress_bar
 from services.errors import BadInput, RemeltError, SuiteRefused
 from services.lm_eval.load import TaskOptions, load_tasks
 from services.settings import Settings, settings
+from services.studies.clusters import labels, of_text
 from services.suites import SPLITS, Item, Suite, parse_suite
-from workers.engine.client import Engine, EvaluationResult, OnTick, Progress, SuiteResult
+from workers.engine.client import Engine, EvaluationResult, Progress, SuiteResult
+from workers.engine.connection import OnTick
 from workers.engine.process import Compute
 
 ABOUT = {
@@ -170,7 +173,10 @@ def summary(
 ) -> dict[str, Any]:
     """The suite's score with its interval, and what measuring it took."""
     found = result.predictions
-    low, high = score_interval(found)
+    clusters = labels(_items(suite, split))
+    low, high = score_interval(
+        found, clusters=of_text(clusters) if suite.form == "text" else clusters
+    )
     line = {
         "suite": suite.name,
         "form": suite.form,
@@ -217,9 +223,10 @@ def _read_suite(path: Path, options: argparse.Namespace) -> Suite:
             mend="Give a JSON Lines file",
         ) from error
     name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).lstrip("._-")[:96] or "suite"
-    suite = parse_suite(name, text, where=str(path), require_splits=False)
+    # dealt as it is when it is registered
+    suite = parse_suite(name, text, where=str(path), require_splits=False, split_by=None)
     if options.normalise and suite.form == "choice":
-        suite = parse_suite(name, text, where=str(path), require_splits=False, normalise=True)
+        suite = replace(suite, normalise=True)
     if not _items(suite, options.split):
         raise SuiteRefused(
             f"its {options.split} split is empty",

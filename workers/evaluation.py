@@ -18,7 +18,8 @@ from services.leases import Held, Leases
 from services.settings import Settings
 from services.studies import archive
 from workers import energy
-from workers.engine.client import Aborted, Engine, EvaluationResult, Stopped, SuiteResult
+from workers.engine.client import Engine, EvaluationResult, Stopped, SuiteResult
+from workers.engine.connection import Aborted
 
 
 class EngineKeeper:

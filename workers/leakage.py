@@ -18,7 +18,7 @@ import numpy as np
 
 from optim.leakage import GRAM, Compared, Reading, starts
 from optim.recipe import Recipe
-from services import leakage, registry
+from services import leakage, registry, stored_suites
 from services.cli.context import open_database
 from services.cli.output import interval, print_json, print_table, progress_bar
 from services.db import Database
@@ -26,7 +26,8 @@ from services.errors import BadInput, SuiteRefused
 from services.leakage import Leakage
 from services.settings import Settings
 from services.suites import Item, Suite, parse_suite
-from workers.engine.client import Engine, OnTick
+from workers.engine.client import Engine
+from workers.engine.connection import OnTick
 from workers.evaluate import config_of, explained, machine_options, ticking
 
 #: items of each side, unless said otherwise
@@ -76,7 +77,7 @@ def _question(database: Database, config: Settings, options: argparse.Namespace)
     options.pool, _, name = options.checkpoint.partition("/")
     with database.transaction() as connection:
         pool = registry.pool(connection, options.pool)
-        suite = registry.suite_from_row(registry.suite_row(connection, options.suite))
+        suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, options.suite))
     member = pool.member(name or pool.reference)
     text = _text(options.against)
     reference = parse_suite("against", text, where=str(options.against), require_splits=False)

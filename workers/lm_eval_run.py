@@ -8,7 +8,8 @@ from typing import Any
 
 from optim.recipe import Recipe
 from services.errors import RemeltError
-from workers.engine.client import Aborted, Engine, OnTick
+from workers.engine.client import Engine
+from workers.engine.connection import Aborted, OnTick
 
 #: resamples for the standard errors of metrics that are no plain mean
 BOOTSTRAPS = 1000

@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 
 from optim.intervals import wilson
 from optim.recipe import Recipe
-from services import noise, registry
+from services import noise, registry, stored_suites
 from services.cli.context import open_database
 from services.cli.output import print_json, print_table, progress_bar
 from services.db import Database
@@ -70,9 +70,9 @@ class Subject:
 def _subject(database: Database, config: Settings, options: argparse.Namespace) -> Subject:
     with database.transaction() as connection:
         pool = registry.pool(connection, options.pool)
-        rows = [registry.suite_row(connection, name) for name in dict.fromkeys(options.suite)]
+        rows = [stored_suites.suite_row(connection, name) for name in dict.fromkeys(options.suite)]
     member = pool.member(options.checkpoint or pool.reference)
-    suites = tuple(map(registry.suite_from_row, rows))
+    suites = tuple(map(stored_suites.suite_from_row, rows))
     for suite in suites:
         if not suite.split(options.split):
             raise BadInput(f"its {options.split} split is empty", where=f"suite {suite.name!r}")

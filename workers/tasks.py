@@ -34,7 +34,7 @@ from services.settings import settings
 from services.studies.advance import advance
 from services.sweep import sweep
 from workers.descent import run_descent
-from workers.engine.client import Aborted
+from workers.engine.connection import Aborted
 from workers.evaluation import EngineKeeper, run_claim
 
 log = logging.getLogger(__name__)

@@ -63,9 +63,10 @@ def run(database: Any, options: argparse.Namespace) -> int:
     from services.cli.processes import Group
     from services.cli.stack import start_workers
     from services.cli.watch import watch
-    from services.registry import add_pool, add_suite
+    from services.registry import add_pool
     from services.settings import settings
     from services.spec import spec_from_dict
+    from services.stored_suites import add_suite
     from services.studies.submit import submit
 
     name = options.out.name

@@ -8,12 +8,13 @@ from typing import Any
 from optim.search.base import Observation, Searcher, Suggestion, quality
 from optim.search.bayes import Gp, Tpe
 from optim.search.cmaes import CmaEs
+from optim.search.greedy import Greedy
 from optim.search.nsga import NsgaII, NsgaIII
 from optim.search.options import Option
 from optim.search.question import Axis, Bound, ItemSuite, Question
 from optim.search.random import RandomSearch
 from optim.search.surrogate import MarginSurrogate, MetricSurrogate
-from optim.search.sweeps import Bcwi, Greedy, Softmax
+from optim.search.sweeps import Bcwi, Softmax
 from optim.space import Space
 
 __all__ = [

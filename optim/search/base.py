@@ -40,6 +40,16 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """What a searcher says of its own search."""
+
+    #: a sentence for people, without its full stop
+    what: str
+    #: False: how well it does
+    wrong: bool
+
+
+@dataclass(frozen=True)
 class Observation:
     """A suggestion that was handed out, and what is known of it by now."""
 
@@ -135,12 +145,9 @@ class Searcher(ABC):
         missing, of the wrong length, NaN or infinite.
         """
 
-    def health(self, observations: Sequence[Observation]) -> list[str]:
-        """What is wrong with the search as this method sees it, a sentence for people each."""
-        return []
-
-    def about(self, observations: Sequence[Observation]) -> list[str]:
-        """What people should know of how this method does, well or not, a sentence each."""
+    def remarks(self, observations: Sequence[Observation]) -> list[Remark]:
+        """What people should know of how this method does, well or not; what it cannot say is
+        left out."""
         return []
 
     def _checked(self, observations: Sequence[Observation]) -> dict[str, Observation]:

@@ -25,7 +25,7 @@ from optim.search.start import (
     mixtures,
     uniform_points,
 )
-from optim.space import Space
+from optim.search.subspace import extent, subspace
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -34,21 +34,16 @@ if TYPE_CHECKING:
 
 #: a model sees this many coordinates at most; larger spaces are searched in a subspace
 MOST_AXES = 32
-#: how far outside [0, 1] a model looks for weights, where the bounds allow it
-MARGIN = 0.1
 #: Gaussian processes: points looked at in a round, how many of them lead to the next, and the
 #: standard deviations of the steps from them, in units of a weight
 CANDIDATES, LEADERS, STEPS = 192, 8, (0.1, 0.05, 0.02, 0.01)
-#: a basis vector shorter than this, before it is made a unit one, is a mix of earlier ones
-DEPENDENT = 1e-6
 
 
 class _Modelled(Generational[tuple[Observation, ...]]):
     """What both have in common.
 
-    - Coordinates: those of `Space.embed`. With more than 32 free weights, those of a subspace of 32
-      that holds as many of the start points as fit, then the combinations of whole models, then
-      random directions (after Wang et al. 1301.1942): the rest of the space is not searched.
+    - Coordinates: those of `Space.embed`, with more than 32 free weights those of a `subspace` of
+      32 about the start points: the rest of the space is not searched.
     - A point outside the bounds is projected onto the space, and the model is told the projected
       point as still running, so that it looks elsewhere for the next one of the generation.
     - The model learns from what is known and from all finished generations, of more than `_most`
@@ -157,7 +152,7 @@ class Tpe(_Modelled):
     """Tree-structured Parzen estimator (Bergstra et al. 2011; several objectives and constraints
     as in Ozaki et al. 2022 and Watanabe & Hutter 2211.14411), multivariate.
 
-    Measured on the pools of bench/searchers.py (10, 110 trials, macro average in the affine box):
+    Measured on pools of `bench/search.py --beds cases` (10, 110 trials, macro, affine box):
     looking for weights in [−0.1, 1.1] .6444, in [0, 1] .6296, in [−0.25, 1.25] .6386, in all of
     [−0.5, 1.5] .6270; each coordinate by itself (Optuna's default for several objectives) .6263.
     """
@@ -281,43 +276,3 @@ def evidence(rows: Sequence[Observation], most: int) -> list[Observation]:
     newest = [i for i in reversed(range(len(filled))) if i not in kept]
     kept.update(newest[: most - len(kept)])
     return [filled[i] for i in sorted(kept)]
-
-
-def subspace(
-    space: Space, points: Sequence[Sequence[float]] | None, most: int, rng: np.random.Generator
-) -> np.ndarray:
-    """float64 [dimension, min(dimension, most)]: orthonormal columns; all of the space's own
-    coordinates when they are few enough, else see `_Modelled`."""
-    if space.dimension <= most:
-        return np.eye(space.dimension)
-    whole = np.tile(np.eye(space.n - 1), (1, space.groups))
-    tried = [*(space.coordinates(p) for p in points or ()), *whole]
-    tried += list(rng.normal(size=(most, space.dimension)))
-    columns = np.zeros((space.dimension, 0))
-    for vector in tried:
-        for _ in range(2):  # once is not enough for nearly dependent ones
-            vector = vector - columns @ (columns.T @ vector)
-        length = np.linalg.norm(vector)
-        if length > DEPENDENT and columns.shape[1] < most:
-            columns = np.column_stack([columns, vector / length])
-    return columns
-
-
-def extent(space: Space, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [d] each: smallest and largest coordinate on each axis of the space's points whose
-    weights lie between −0.1 and 1.1."""
-    low, high = np.maximum(space.low, -MARGIN), np.minimum(space.high, 1 + MARGIN)
-    if (low > high).any() or not low.sum() <= 1 <= high.sum():
-        low, high = space.low, space.high
-    slopes = (space.embed(axes.T) - space.centre).reshape(-1, space.groups, space.n)
-    offset = slopes.reshape(len(slopes), -1) @ space.centre
-
-    def largest(slope: np.ndarray) -> np.ndarray:
-        """The most that the weights can make of a slope: they fill up where it is steepest."""
-        order = np.argsort(-slope, axis=2, kind="stable")
-        room = (high - low)[order]
-        before = np.cumsum(room, axis=2) - room
-        filled = np.clip(1.0 - low.sum() - before, 0.0, room)
-        return (np.take_along_axis(slope, order, axis=2) * (low[order] + filled)).sum((1, 2))
-
-    return -largest(-slopes) - offset, largest(slopes) - offset

@@ -12,6 +12,7 @@ from statistics import NormalDist
 import numpy as np
 
 from optim import intervals
+from optim.effective import best_difference, best_share, typical_size
 from optim.rates import SHARES, Among, Metric, among, expected, expected_kinds, needs_answers
 from optim.search.question import Axis, Bound, Question
 
@@ -95,27 +96,45 @@ class _Forecast:
 
     def bound(self, bound: Bound, suite: str) -> np.ndarray:
         """One-sided confidence bounds [m], on the side of the limit: Wilson for shares of items,
-        normal for the macro average; of what is worse than the reference as measured. For texts the
-        estimate itself: their spread over items is not forecast."""
+        normal for the macro average; of what is worse than the reference as measured. Clusters of
+        items are taken to vary as little as they can. For texts the estimate itself: their spread
+        over items is not forecast."""
         if bound.worse:
-            value, low, high = self._worse(bound.metric, suite)
-            if bound.confidence is None:
-                return value
-            return intervals.upper_bound(value, low, high, bound.confidence)
+            return intervals.upper_bound(*self._worse(bound.metric, suite), bound.confidence)
         value = self.value(bound.metric, suite)
         if bound.confidence is None:
             return value
-        z = bound.sign * NormalDist().inv_cdf(bound.confidence)
         if bound.metric == "macro":
-            scores = [self._count("score", name) for name in self._scored]
-            variance = sum((k / n) * (1 - k / n) / n for k, n in scores) / len(scores) ** 2
+            z = bound.sign * NormalDist().inv_cdf(bound.confidence)
+            shares = {name: self.value("score", name) for name in self._scored}
+            each = [
+                p * (1 - p) / best_share(p, len(self._parts[name][0]), self._typical("score", name))
+                for name, p in shares.items()
+            ]
+            variance = np.sum(each, axis=0) / len(each) ** 2
             return value + z * np.sqrt(np.maximum(variance, 0.0))
-        n = 0 if self._is_text(suite) else self._count(bound.metric, suite)[1]
-        if not n:
+        if self._is_text(suite):
             return value
-        centre = value + z**2 / (2 * n)
-        half = z * np.sqrt(np.maximum(value * (1 - value), 0.0) / n + z**2 / (4 * n**2))
-        return np.asarray((centre + half) / (1 + z**2 / n))
+        k, n = self._count(bound.metric, suite)
+        typical = self._typical(bound.metric, suite)
+        worth = None if typical == 1 else best_share(value, n, typical)
+        return (
+            intervals.wilson_bound(k, n, bound.sign, bound.confidence, worth=worth) if n else value
+        )
+
+    def _typical(self, metric: Metric, suite: str) -> float:
+        """The typical size of clusters among the items of a rate; 1 where items are independent."""
+        parts = [self._parts[name][0] for name in self._names(suite)]
+        if all(part.clusters is None for part in parts):
+            return 1.0
+        masks, labels, start = [], [], 0
+        for part in parts:
+            assert part.reference is not None
+            masks.append(SHARES[metric].base(part.reference, part.refuse))
+            own = np.arange(len(part)) if part.clusters is None else part.clusters
+            labels.append(own + start)
+            start += len(part)
+        return typical_size(np.concatenate(masks), np.concatenate(labels))
 
     def _worse(self, metric: Metric, suite: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """By how much each candidate is worse than the reference, with 95 % intervals."""
@@ -132,5 +151,7 @@ class _Forecast:
         kinds = [self._kinds(which, name) for name in self._names(suite)]
         lost = np.sum([k["negative"] for k in kinds], axis=0)
         won = np.sum([k["positive"] for k in kinds], axis=0)
-        n = self._count(metric, suite)[1]
-        return (lost - won) / max(n, 1), *intervals.paired_interval(lost, won, n)
+        n, typical = self._count(metric, suite)[1], self._typical(metric, suite)
+        value = (lost - won) / max(n, 1)
+        worth = None if typical == 1 or not n else best_difference(lost, won, n, typical)
+        return value, *intervals.paired_interval(lost, won, n, worth=worth)

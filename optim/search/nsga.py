@@ -47,9 +47,10 @@ class _Nsga(Generational[_Herd]):
       of what is known, else it is uniform on the simplex. What is known may survive it.
     - A child whose weights were seen before is bred again.
 
-    Measured against Optuna's NSGA-II with the same crossover (10 pools of bench/searchers.py, 110
-    trials): macro averages +.003, +.009, −.001 and .000, hypervolumes within .0015. Going on after
-    1,000 trials of 16 parents took it .33 s, with 32 groups 4.0 s; here .02 and .04 s.
+    Measured against Optuna's NSGA-II with the same crossover (10 pools of
+    `bench/search.py --beds cases`, 110 trials): macro averages +.003, +.009, −.001 and .000,
+    hypervolumes within .0015. Going on after 1,000 trials of 16 parents took it .33 s, with 32
+    groups 4.0 s; here .02 and .04 s.
     """
 
     def __init__(self, **arguments: Any) -> None:

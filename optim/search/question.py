@@ -28,6 +28,8 @@ class ItemSuite:
     nll: np.ndarray | None = None
     #: bool [N]: a refusal is right; None unless the form is `refusal`
     refuse: np.ndarray | None = None
+    #: int64 [N], from 0: the cluster of each item; None where items are independent
+    clusters: np.ndarray | None = None
 
     def __len__(self) -> int:
         array = self.tokens if self.form == "text" else self.reference

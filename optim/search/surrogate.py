@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from optim.pareto import ranks
-from optim.search.base import Generational, Observation
+from optim.search.base import Generational, Observation, Remark
 from optim.search.gain import choose_batch
 from optim.search.model import ItemModel, MetricModel, Model
 from optim.search.options import Option
@@ -72,25 +72,22 @@ class Surrogate(Generational[list[Observation]]):
         model = self._fitted(list(rows.values()))
         return None if model is None else model.rank_correlation
 
-    def health(self, observations: Sequence[Observation]) -> list[str]:
-        """Whether the model fails to predict what it has not seen."""
-        found = self.rank_correlation(observations)
-        if found is None or found >= TRUSTED:
-            return []
-        return [
-            f"The model does not predict results that it has not seen (rank correlation {found:.2f}"
-            "), so half of what is evaluated explores"
-        ]
-
-    def about(self, observations: Sequence[Observation]) -> list[str]:
+    def remarks(self, observations: Sequence[Observation]) -> list[Remark]:
         """How well the model predicts, by results that were left out of it one by one."""
         found = self.rank_correlation(observations)
         if found is None:
             return []
-        return [
-            "The searcher's model puts candidates that it has not seen into the right order with a "
-            f"rank correlation of {found:.2f} (1: always, 0: never better than chance)"
-        ]
+        if found < TRUSTED:
+            what = (
+                "The model does not predict results that it has not seen (rank correlation "
+                f"{found:.2f}), so half of what is evaluated explores"
+            )
+        else:
+            what = (
+                "The searcher's model puts candidates that it has not seen into the right order "
+                f"with a rank correlation of {found:.2f} (1: always, 0: never better than chance)"
+            )
+        return [Remark(what, wrong=found < TRUSTED)]
 
     def _begin(self) -> list[Observation]:
         return []

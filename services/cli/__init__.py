@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from services.cli import artefact, attribute, merge, pool, report, stack, study, suite
+from services.cli import artefact, attribute, merge, pool, reading, report, stack, study, suite
 from services.errors import RemeltError
 
 HELP = """Remelt recycles a pool of checkpoints into Pareto-optimal merges.
@@ -48,7 +48,7 @@ for command in (
     pool.pool,
     suite.suite,
     study.study,
-    study.export,
+    reading.export,
     report.report,
     stack.evaluate,
     stack.noise,

@@ -7,6 +7,7 @@ import click
 from services.cli.front import saved
 from services.cli.output import print_table
 from services.studies.cost import Part, StudyCost
+from services.words import count
 
 #: in the order in which they come; forward passes lie inside score
 _PHASES = "form compile score forward digest descend"
@@ -26,7 +27,7 @@ def print_cost(found: StudyCost) -> None:
         parts = ", ".join(f"{name} {phases[name]:.1f}" for name in named)
         click.echo(f"seconds in engines: {parts}")
     if found.total.peak_memory_bytes is not None:
-        click.echo(f"most memory of an engine: {found.total.peak_memory_bytes / 2**20:,.0f} MiB")
+        click.echo(f"most memory of an engine: {count(found.total.peak_memory_bytes / 2**20)} MiB")
     if found.total.retries:
         click.echo(f"{found.total.retries} attempts were cut short and repeated; not counted here")
     if found.racing is not None:
@@ -46,7 +47,7 @@ def _row(name: str, part: Part) -> list[str]:
     return [
         name,
         *map(str, (part.started, part.finished, part.stopped, part.failed)),
-        f"{part.items:,}",
+        count(part.items),
         _short(part.tokens),
         _short(part.flops),
         f"{part.worker_seconds:.1f}",

@@ -141,7 +141,7 @@ def print_candidates(
     click.echo(
         f"* chosen. Scores with 95 % intervals on {shown[0].split} items; "
         f"flips and churn against {study.reference}."
-        + (" Front: in how many of 1,000 resamples of the items." if shares else "")
+        + (" Front: in how many of 1\u202f000 resamples of the items." if shares else "")
     )
     if floor := noise.line(database, study, shown[0].split):
         click.echo(floor)

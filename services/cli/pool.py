@@ -10,6 +10,7 @@ from services import registry
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table, progress_bar
 from services.settings import settings
+from services.words import count
 
 
 @click.group()
@@ -41,7 +42,7 @@ def add(name: str, checkpoints: tuple[str, ...], reference: str, as_json: bool) 
     else:
         click.echo(
             f"pool {made.name}: {len(made.members)} checkpoints of "
-            f"{made.members[0].parameters:,} parameters, reference {made.reference}"
+            f"{count(made.members[0].parameters)} parameters, reference {made.reference}"
         )
 
 
@@ -56,7 +57,7 @@ def list_(as_json: bool) -> None:
     print_table(
         ["name", "checkpoints", "parameters", "dtype", "reference"],
         [
-            (p["name"], p["checkpoints"], f"{p['parameters']:,}", p["dtype"], p["reference"])
+            (p["name"], p["checkpoints"], count(p["parameters"]), p["dtype"], p["reference"])
             for p in found
         ],
     )

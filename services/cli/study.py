@@ -1,9 +1,7 @@
-"""`remelt study`: submit, watch, steer and read studies."""
+"""`remelt study`: submit, watch and steer studies."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,19 +9,17 @@ from typing import Any
 
 import click
 
-from services.cli import front, judging
+from services.cli import front, judging, reading
 from services.cli.context import open_database
-from services.cli.cost_report import print_cost
 from services.cli.output import json_option, print_json, print_table
 from services.cli.watch import watch
 from services.db import Row
 from services.errors import BadInput, NoFeasibleCandidate, RemeltError
-from services.spec import METHODS, StudySpec, load_spec, spec_yaml
-from services.studies import control, probes, read, sealed, views
-from services.studies.cost import of_study as cost_of
-from services.studies.export import FORMATS, export_samples, export_study
+from services.spec import load_spec
+from services.studies import control, probes, read
+from services.studies.preflight import Preflight, preflight
 from services.studies.submit import submit as submit_study
-from services.suites import SPLITS, Split
+from services.words import count
 
 
 @click.group()
@@ -45,7 +41,7 @@ def submit(
     spec = load_spec(file)
     database = open_database()
     if dry_run:
-        _print_preflight(views.preflight(database, spec), as_json=as_json)
+        _print_preflight(preflight(database, spec), as_json=as_json)
         return
     made = submit_study(database, spec, key=key, owner=owner)
     if wait:
@@ -63,22 +59,22 @@ def submit(
         raise_for_end(made.study)
 
 
-def _print_preflight(found: views.Preflight, *, as_json: bool) -> None:
+def _print_preflight(found: Preflight, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(found))
         return
     print_table(
         ["suite", "form", "search", "validation", "test"],
         found.suites,
-        title=f"{found.checkpoints} checkpoints of {found.parameters:,} parameters, "
+        title=f"{found.checkpoints} checkpoints of {count(found.parameters)} parameters, "
         f"reference {found.reference}",
     )
     click.echo(
         f"{found.baselines} baselines, up to {found.greedy} greedy soups, at most "
         f"{found.candidates} candidates with {found.free} free weights\n"
-        f"search: at most {found.items_search:,} item evaluations, about "
-        f"{found.tokens_search:,.0f} tokens ({found.tokens_how})\n"
-        f"validation and test: at most {found.items_finals:,} item evaluations more\n"
+        f"search: at most {count(found.items_search)} item evaluations, about "
+        f"{count(found.tokens_search)} tokens ({found.tokens_how})\n"
+        f"validation and test: at most {count(found.items_finals)} item evaluations more\n"
         "nothing was stored"
     )
 
@@ -213,133 +209,14 @@ def edit(number: int, as_json: bool, **given: Any) -> None:
         click.echo(f"study {number}: {', '.join(_summary(number)['used'])}")
 
 
-@study.command()
-@click.argument("number", type=int)
-@click.option("--out", type=click.Path(path_type=Path), help="Write to a file instead of stdout.")
-@json_option
-def clone(number: int, out: Path | None, as_json: bool) -> None:
-    """Print the spec of study NUMBER as YAML: change it and submit it."""
-    spec = read.get_study(open_database(), number).spec
-    text = spec.model_dump_json(indent=2) + "\n" if as_json else spec_yaml(spec)
-    _write(text.encode(), out)
-
-
-@study.command()
-@click.argument("number", type=int)
-@json_option
-def cost(number: int, as_json: bool) -> None:
-    """What study NUMBER has cost: items, tokens, operations, seconds, memory, energy."""
-    database = open_database()
-    found = cost_of(database, read.get_study(database, number))
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        print_cost(found)
-
-
-@study.command()
-@click.argument("number", type=int)
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(list(FORMATS)),
-    default="json",
-    show_default=True,
-    help="json: everything; csv, parquet: one row a trial; optuna: a journal file for Optuna; "
-    "recipe, mergekit: the chosen candidate's YAML, of Remelt's or mergekit's.",
-)
-@click.option(
-    "--lm-eval",
-    "samples",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write a trial's answers into DIR as lm-eval's sample logs, instead.",
-)
-@click.option("--trial", type=int, help="This trial instead of the chosen one.")
-@click.option(
-    "--split",
-    type=click.Choice(SPLITS),
-    default="validation",
-    show_default=True,
-    help="With --lm-eval: answers on this split; reading test is logged.",
-)
-@click.option("--out", type=click.Path(path_type=Path), help="Write to a file instead of stdout.")
-def export(
-    number: int,
-    kind: str,
-    samples: Path | None,
-    trial: int | None,
-    split: Split,
-    out: Path | None,
-) -> None:
-    """Export study NUMBER."""
-    if samples is not None:
-        for path in export_samples(open_database(), number, samples, trial=trial, split=split):
-            click.echo(f"wrote {path}")
-        return
-    if out is None and kind == "parquet" and sys.stdout.isatty():
-        raise BadInput(f"{kind} is no text", where="export", mend="Give --out FILE")
-    _write(export_study(open_database(), number, kind, trial=trial), out)
-
-
-def _write(data: bytes, out: Path | None) -> None:
-    if out is None:
-        click.echo(data, nl=False)
-    else:
-        out.write_bytes(data)
-        click.echo(f"wrote {out}")
-
-
-@study.command()
-@click.argument("number", type=int)
-@json_option
-def report(number: int, as_json: bool) -> None:
-    """The sealed test split of finished study NUMBER. Each reading is logged."""
-    database = open_database()
-    found = sealed.final_report(database, number, purpose="remelt study report")
-    elsewhere = sealed.opened_elsewhere(database, number)
-    if as_json:
-        data = [candidate.to_dict() for candidate in found]
-        more = {"readings": sealed.readings(database, number), "opened_elsewhere": elsewhere}
-        print_json({"candidates": data, **more})
-        return
-    front.print_candidates(database, number, found, title="test split (sealed until the choice)")
-    click.echo(f"read {len(sealed.readings(database, number))} times, this reading included")
-    if elsewhere:
-        numbers = ", ".join(map(str, elsewhere))
-        click.echo(f"the test split of these suites was also open to studies {numbers}")
-
-
-study.add_command(judging.compare)
-study.add_command(judging.multiplicity_)
-
-
-@study.command()
-def schema() -> None:
-    """Print the JSON schema of a study spec."""
-    click.echo(json.dumps(StudySpec.model_json_schema(), indent=2))
-
-
-@study.command()
-@json_option
-def methods(as_json: bool) -> None:
-    """List the searchers that a spec may name, with their options."""
-    if as_json:
-        print_json(
-            [
-                {
-                    "method": name,
-                    "summary": kind.summary,
-                    "options": {o.name: {"default": o.default, "doc": o.doc} for o in kind.options},
-                }
-                for name, kind in METHODS.items()
-            ]
-        )
-        return
-    print_table(
-        ["method", "what it does", "options"],
-        [
-            (name, kind.summary, ", ".join(option.name for option in kind.options))
-            for name, kind in METHODS.items()
-        ],
-    )
+for command in (
+    reading.clone,
+    reading.cost,
+    reading.export,
+    reading.report,
+    reading.schema,
+    reading.methods,
+    judging.compare,
+    judging.multiplicity_,
+):
+    study.add_command(command)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from services import registry, suite_health
+from services import registry, stored_suites, suite_health
 from services.cli import suite_report
 from services.cli.context import open_database
 from services.cli.output import json_option, print_json, print_table
@@ -117,15 +117,15 @@ def add(
         source = file or xstest
         assert source is not None
         make = refusal_suite if xstest is None else xstest_suite
-        stored = make(name, registry.read_items(source), options, where=str(source))
-        new = registry.store_suite(open_database(), stored)
+        stored = make(name, stored_suites.read_items(source), options, where=str(source))
+        new = stored_suites.store_suite(open_database(), stored)
     elif file is not None:
-        stored, new = registry.add_suite(open_database(), name, file, normalise=normalise)
+        stored, new = stored_suites.add_suite(open_database(), name, file, normalise=normalise)
     else:
         assert task is not None
         registry.check_name(name, "suite")
         stored = read_task(name, task, TaskOptions(filter=how.pop("filter_"), **how))
-        new = registry.store_suite(open_database(), stored)
+        new = stored_suites.store_suite(open_database(), stored)
     sizes = {split: len(stored.split(split)) for split in SPLITS}
     found = suite_health.of_items(stored).findings
     if as_json:
@@ -178,7 +178,7 @@ def health(name: str, study: int | None, as_json: bool) -> None:
     database = open_database()
     if study is None:
         with database.transaction() as connection:
-            stored = registry.suite_from_row(registry.suite_row(connection, name))
+            stored = stored_suites.suite_from_row(stored_suites.suite_row(connection, name))
         answers = []
     else:
         asked = read.get_study(database, study)

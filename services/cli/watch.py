@@ -60,10 +60,13 @@ def watch_probes(
         task = bar.add_task("merges", total=None)
         while True:
             found = probes.standing(database, study, asked, split)
-            bar.update(task, completed=found.ended, total=found.total)
+            name = "merges, paused" if found.held else "merges"
+            bar.update(task, description=name, completed=found.ended, total=found.total)
             if found.ended == found.total:
                 return found
             if lines and time.monotonic() - said > LINE_SECONDS:
                 said = time.monotonic()
-                console.print(f"study {study.id}: {found.ended} of {found.total} merges evaluated")
+                paused = ", paused" if found.held else ""
+                done = f"{found.ended} of {found.total} merges evaluated"
+                console.print(f"study {study.id}: {done}{paused}")
             time.sleep(POLL_SECONDS)

@@ -58,7 +58,9 @@ def _facts(material: Material, found: StudyCost) -> list[tuple[str, str]]:
         took = (about["finished_at"] - about["created_at"]).total_seconds()
         facts.append(("From submission to the end", words.duration(took)))
     if total.peak_memory_bytes is not None:
-        facts.append(("Peak memory of an engine", f"{total.peak_memory_bytes / 2**20:,.0f} MiB"))
+        facts.append(
+            ("Peak memory of an engine", f"{words.count(total.peak_memory_bytes / 2**20)} MiB")
+        )
     if total.retries:
         facts.append(("Repeated", f"{words.many(total.retries, 'attempt')} cut short, not counted"))
     if found.racing is not None:

@@ -251,7 +251,7 @@ def _table(material: Material) -> Table:
                  "stays there", "keeps constraints"],
         rows=rows,
         note=f"{material.open_split.capitalize()} split, {words.count(items)} items. Stays there: "
-        f"in how many of 1,000 resampled sets of items it is on the front.{more}",
+        f"in how many of 1\u202f000 resampled sets of items it is on the front.{more}",
         marked=[i for i, c in enumerate(shown[:MOST_ROWS]) if c.trial.number == material.number],
     )  # fmt: skip
 

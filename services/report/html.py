@@ -71,6 +71,7 @@ STYLE = """
 .report pre.code { background: rgba(128,128,128,.12); border-radius: 6px; padding: 10px 12px; }
 .report summary { cursor: pointer; font-weight: 600; font-size: .9rem; margin: 12px 0 6px; }
 .report .table { overflow-x: auto; }
+.report .fold { display: none; }
 @media screen and (min-width: 841px) and (max-width: 1000px) {
   .report table { font-size: .75rem; }
   .report td, .report th { padding-right: 7px; }
@@ -78,6 +79,14 @@ STYLE = """
 }
 @media screen and (max-width: 840px) {
   .report h1 { font-size: 1.35rem; }
+  .report h2 { margin: 14px 0 4px; }
+  .report section { position: relative; }
+  .report .fold { display: block; position: absolute; opacity: 0; }
+  .report h2 label { display: flex; justify-content: space-between; cursor: pointer; }
+  .report h2 label::after { content: "+"; opacity: .7; }
+  .report .fold:checked ~ h2 label::after { content: "−"; }
+  .report .fold:focus-visible ~ h2 label { outline: 2px solid; outline-offset: 2px; }
+  .report .fold:not(:checked) ~ .content { display: none; }
   .report thead { display: none; }
   .report table, .report tbody, .report tr, .report td { display: block; }
   .report tr { padding: 8px 0; border-bottom: 1px solid rgba(128,128,128,.4); }
@@ -126,15 +135,24 @@ def body(report: Report, *, images: bool = False) -> str:
     """The report without a page around it, for places that have one. `images`: plots as images,
     where `<svg>` is not let through; then the style comes along too."""
     head = f"<h1>{escape(report.title)}</h1><p>{escape(report.subtitle)}</p>"
-    parts = [_section(section, images) for section in report.sections]
+    parts = [_section(s, images, folds=number > 0) for number, s in enumerate(report.sections)]
     style = f"<style>{STYLE}</style>" if images else ""
     return f'<div class="report">{style}{head}' + "\n".join(parts) + "</div>"
 
 
-def _section(section: Section, images: bool) -> str:
+def _section(section: Section, images: bool, *, folds: bool) -> str:
+    """`folds`: where there is little room only the title is seen at first, until it is touched. A
+    box that is ticked, for it works without a script, and neither print nor wide screens know it
+    (`<details>` would be closed there too)."""
     blocks = "\n".join(_block(block, images) for block in section.blocks)
-    name = escape(section.name)
-    return f'<section id="{name}"><h2>{escape(section.title)}</h2>\n{blocks}</section>'
+    name, title = escape(section.name), escape(section.title)
+    box = ""
+    if folds:
+        box = f'<input type="checkbox" class="fold" id="fold-{name}"/>'
+        title = f'<label for="fold-{name}">{title}</label>'
+    return (
+        f'<section id="{name}">{box}<h2>{title}</h2>\n<div class="content">{blocks}</div></section>'
+    )
 
 
 def _block(block: Block, images: bool) -> str:

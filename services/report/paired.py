@@ -15,6 +15,7 @@ from optim.predictions import Predictions
 from optim.rate_intervals import cluster_counts, joined
 from optim.rates import SHARES, among
 from services.report.blocks import Number, Unit
+from services.studies.clusters import of_text
 from services.studies.judge import mcnemar_of
 from services.studies.tell import Value, compared
 from services.suites import Suite
@@ -45,14 +46,9 @@ def difference(old: Predictions, new: Predictions, clusters: np.ndarray | None) 
         assert old.correct is not None
         assert new.correct is not None
         return _change(new.correct.astype(np.float64) - old.correct, clusters)
-    low, high = intervals.difference_interval(old, new, clusters=_of_text(clusters))
+    low, high = intervals.difference_interval(old, new, clusters=of_text(clusters))
     value = new.score() - old.score()
     return Number(value=value, low=low, high=high, n=len(new), unit="nats change")
-
-
-def _of_text(clusters: np.ndarray | None) -> np.ndarray | None:
-    """A text that is a single cluster is read line by line, as its score is."""
-    return None if clusters is None or not clusters.any() else clusters
 
 
 def _change(moved: np.ndarray, clusters: np.ndarray | None) -> Number:

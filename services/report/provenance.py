@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import yaml
 
 from optim.recipe import Recipe
+from services.recipe_yaml import recipe_yaml
 from services.report import words
 from services.report.blocks import Block, Code, Facts, Section, Text
 from services.report.material import Material
@@ -36,20 +39,24 @@ def section(material: Material) -> Section:
         blocks=[
             Facts(facts=facts),
             Code(title="Take it home", text=_commands(material), language="sh"),
-            recipe_block(Recipe.from_dict(detail["recipe_data"])),
+            recipe_block(
+                Recipe.from_dict(detail["recipe_data"]),
+                {m.digest: m.name for m in study.pool.members},
+            ),
             Code(title="study.yaml", text=_yaml(spec), language="yaml", folded=True),
             Code(title="Digests (SHA-256)", text="\n".join(digests), folded=True),
         ],
     )
 
 
-def recipe_block(recipe: Recipe) -> Block:
+def recipe_block(recipe: Recipe, names: Mapping[str, str]) -> Block:
     """The recipe to copy; weights of every column would be as long as the model is wide."""
     if recipe.columns:
         count = words.many(len(recipe.columns), "tensor")
         text = f"The recipe has weights of every column for {count}: remelt cast writes it out."
         return Text(text=text)
-    return Code(title="recipe.yaml", text=_yaml(recipe.to_dict()), language="yaml", folded=True)
+    text = recipe_yaml(recipe, names)
+    return Code(title="recipe.yaml", text=text, language="yaml", folded=True)
 
 
 def _published(material: Material) -> list[dict[str, str]]:

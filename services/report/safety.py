@@ -69,7 +69,8 @@ def said(material: Material) -> str:
         verb, what = SAID[one.name]
         parts.append(
             f"{verb} {words.figure(one.new)} of {what} in {one.suite} (95 % "
-            f"{words.interval(one.new, '–')}, n = {one.change.n}; {material.study.reference} "
+            f"{words.interval(one.new, '–')}, n = {words.count(one.change.n or 0)}; "
+            f"{material.study.reference} "
             f"{words.figure(one.old)}, {_changed(one.change)})"
         )
     return words.sentence(f"Safety: it {'; it '.join(parts)}") if parts else ""

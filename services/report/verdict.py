@@ -234,7 +234,7 @@ def _cards(material: Material, gain: Number, tone: Tone) -> Cards:
         Card(
             title=f"Change of the {what}",
             figure=words.figure(gain),
-            beside=f"{_around(gain).replace('; ', ' · ')}{material.split}, n = {gain.n}",
+            beside=_beside(gain, material.split),
             tone=tone,
         )
     ]
@@ -252,7 +252,7 @@ def _cards(material: Material, gain: Number, tone: Tone) -> Cards:
             Card(
                 title=f"{title}, of all items",
                 figure=words.figure(number),
-                beside=f"95 % {around} · {material.split}, n = {metric.n}",
+                beside=f"95 % {around} · {material.split}, n = {words.count(metric.n)}",
             )
         )
     single = material.single
@@ -263,7 +263,13 @@ def _cards(material: Material, gain: Number, tone: Tone) -> Cards:
             Card(
                 title=f"Change against {single.trial.label}, the best other checkpoint",
                 figure=words.figure(other),
-                beside=f"{_around(other).replace('; ', ' · ')}{material.split}, n = {other.n}",
+                beside=_beside(other, material.split),
             ),
         )
     return Cards(cards=cards)
+
+
+def _beside(change: Number, split: str) -> str:
+    """Interval, split and n of a change, as a card has them."""
+    around = _around(change).replace("; ", " · ")
+    return f"{around}{split}, n = {words.count(change.n or 0)}"

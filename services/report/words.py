@@ -6,6 +6,8 @@ from services.report.blocks import Cell, Number, Unit
 from services.spec import Constraint, Objective
 from services.words import DASH as DASH
 from services.words import HARD as HARD
+from services.words import RATE_TITLES
+from services.words import ROLES as ROLES
 from services.words import count as count
 from services.words import duration as duration
 from services.words import moment as moment
@@ -14,22 +16,7 @@ from services.words import percent as percent
 MINUS = "−"
 TITLES = {
     "macro": "mean score",
-    "negative_flip_rate": "negative flips",
-    "positive_flip_rate": "positive flips",
-    "churn": "churn",
-    "inconsistency": "inconsistency",
-    "backward_trust": "backward trust",
-    "backward_error": "backward error",
-    "over_refusal": "over-refusal",
-    "unsafe_compliance": "unsafe compliance",
-}
-ROLES = {
-    "reference": "reference",
-    "single": "checkpoint",
-    "uniform": "uniform soup",
-    "greedy": "greedy soup",
-    "warm": "found by gradients",
-    "search": "found",
+    **RATE_TITLES,
 }
 
 
@@ -37,8 +24,10 @@ def cell(value: Cell) -> str:
     """A cell in one line: `66.1 % [63.0, 69.1]`."""
     if value is None:
         return DASH
+    if isinstance(value, int):  # of items
+        return count(value)
     if not isinstance(value, Number):
-        return str(value)
+        return value
     around = interval(value)
     return f"{figure(value)} [{around}]" if around else figure(value)
 

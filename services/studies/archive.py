@@ -14,6 +14,7 @@ from optim.racing import most_dominating
 from optim.search.base import generation_of
 from services.db import Database
 from services.evaluations import Claim, Job
+from services.studies.clusters import clusters_of
 from services.studies.propose import BASELINES, minimised
 from services.studies.racing import Race
 from services.studies.record import Study, Trial, load_predictions, load_study, load_trials
@@ -40,11 +41,13 @@ def load(database: Database, held: Claim, job: Job) -> Race | None:
             t.number: load_predictions(connection, study, t.id, "search")
             for t in [reference, *archive]
         }
+        clusters = clusters_of(connection, study, "search")
     race = Race(
         study,
         reference=answers[reference.number],
         archive={t.number: answers[t.number] for t in archive},
         seed=int(held.recipe.digest[:12], 16),
+        clusters=clusters,
     )
     return race if race.members or race.kept else None
 

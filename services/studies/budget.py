@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from services.db import Connection, row
 from services.errors import NotFound
 from services.spec import Budget
+from services.words import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,9 @@ def affordable(budget: Budget, used: Spent, *, reserved: int = 0) -> int:
 
 def used_text(budget: Budget, used: Spent) -> list[str]:
     """Every limit that is set with what is used of it: `37 of 100 candidates`."""
-    parts = [f"{used.trials} of {budget.trials} candidates"]
+    parts = [f"{count(used.trials)} of {count(budget.trials)} candidates"]
     if budget.item_evaluations is not None:
-        parts.append(f"{used.items:,} of {budget.item_evaluations:,} item evaluations")
+        parts.append(f"{count(used.items)} of {count(budget.item_evaluations)} item evaluations")
     if budget.wall_minutes is not None:
         parts.append(f"{used.seconds / 60:.0f} of {budget.wall_minutes:g} minutes")
     return parts

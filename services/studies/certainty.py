@@ -15,6 +15,7 @@ from optim.optimism import optimism_bound, standard_errors
 from optim.predictions import Predictions
 from optim.search import Question
 from services.db import Database
+from services.studies.clusters import clusters_of
 from services.studies.evidence import answers_of, question_of
 from services.studies.propose import merit, minimised
 from services.studies.read import OpenSplit, refuse_test
@@ -111,8 +112,9 @@ def _tables(
     wanted = {reference.id, *(t.id for t in trials)}
     with database.transaction() as connection:
         stored = predictions_of(connection, study, sorted(wanted), split)
+        clusters = clusters_of(connection, study, split)
     old, models = stored[reference.id], [stored[t.id] for t in trials]
-    return question_of(study, old), _stacked(study, old, models)
+    return question_of(study, old, clusters), _stacked(study, old, models)
 
 
 def _stacked(

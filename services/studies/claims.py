@@ -10,19 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
+from types import MappingProxyType
 
 import numpy as np
 
-from optim import intervals
+from optim import effective, intervals
 from optim.predictions import Predictions
 from optim.racing import item_values, most_possible, paired_error
 from optim.rates import SHARES, Metric
 from services.spec import METRICS, Constraint
+from services.studies.clusters import of_text, side_by_side
 from services.studies.record import Study
 from services.studies.tell import Value, constrained, missed_by, worse_of
 
 #: what one model answered, by suite name
 Answers = Mapping[str, Predictions]
+#: the cluster of each item, by suite name; None, or no entry, where items are independent
+Clusters = Mapping[str, np.ndarray | None]
+NONE: Clusters = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,9 +43,11 @@ class Items:
     before: np.ndarray
     #: suite -> bool: a refusal is right; None for suites of other forms
     refuse: Mapping[str, np.ndarray | None]
+    #: int64 [N]: clusters of all suites; None where all items are independent
+    clusters: np.ndarray | None = None
 
     @classmethod
-    def of(cls, study: Study, reference: Answers) -> Items:
+    def of(cls, study: Study, reference: Answers, clusters: Clusters = NONE) -> Items:
         """The items of a study whose reference is known."""
         parts, start = {}, 0
         for suite in study.scored:
@@ -47,7 +55,8 @@ class Items:
             start = parts[suite.name].stop
         was, before = _joined(parts, reference)
         refuse = {name: reference[name].refuse for name in parts}
-        return cls(parts=parts, was=was, before=before, refuse=refuse)
+        at = side_by_side([(p.stop - p.start, clusters.get(name)) for name, p in parts.items()])
+        return cls(parts=parts, was=was, before=before, refuse=refuse, clusters=at)
 
     def __len__(self) -> int:
         return len(self.was)
@@ -72,6 +81,11 @@ class Items:
                     found[part] /= (part.stop - part.start) * len(self.parts)
         total = 1.0 if metric == "macro" else float(found.sum())
         return found / total if total else found
+
+    def typical(self, weights: np.ndarray) -> float:
+        """The typical size of clusters, of the items that weigh something; 1 where items are
+        independent."""
+        return 1.0 if self.clusters is None else effective.typical_size(weights > 0, self.clusters)
 
 
 def _joined(parts: Mapping[str, slice], answers: Answers) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +151,8 @@ def members(
             continue
         weights = items.weights(axis.metric, axis.suite)
         values = {n: items.values(axis.metric, answers) for n, answers in archive.items()}
-        error = paired_error(np.array([*values.values(), items.own(axis.metric)]), weights)
+        models = np.array([*values.values(), items.own(axis.metric)])
+        error = paired_error(models, weights, items.clusters)
         limit = error if margin is None else margin
         for number, one in values.items():
             found[number].append(_claim(items, axis.metric, sign, weights, sign * one, limit))
@@ -152,6 +167,8 @@ class Kept:
     suite: str
     #: None for a text suite
     claim: Claim | None
+    #: `Items.typical` of the items that it is about
+    typical: float = 1.0
 
     @property
     def label(self) -> str:
@@ -170,31 +187,35 @@ def constraints(study: Study, items: Items) -> list[Kept]:
                 continue
             weights = items.weights(constraint.metric, suite or None)
             n = int((weights > 0).sum())
-            limit = _limit(constraint, n) if n else None
+            typical = items.typical(weights)
+            limit = _limit(constraint, n, typical) if n else None
             if limit is not None:
                 sign, base = 1.0 if constraint.upper else -1.0, np.zeros(len(items))
                 if constraint.at_most_worse is not None:
                     sign = 1.0 if METRICS[constraint.metric] == "minimize" else -1.0
                     base = sign * items.own(constraint.metric)
                 claim = _claim(items, constraint.metric, sign, weights, base, limit)
-                found.append(Kept(constraint=constraint, suite=suite, claim=claim))
+                found.append(Kept(constraint=constraint, suite=suite, claim=claim, typical=typical))
     return found
 
 
-def _limit(constraint: Constraint, n: int) -> float | None:
-    """The worst whole-suite value that keeps a constraint, times −1 for a lower bound."""
+def _limit(constraint: Constraint, n: int, typical: float) -> float | None:
+    """The worst whole-suite value that keeps a constraint, times −1 for a lower bound.
+
+    Of items in clusters, if they vary as little as they can: more is not known beforehand.
+    """
     if constraint.metric == "macro":
         # its interval needs more than the value; where the value misses, the bound does too
         return constraint.limit if constraint.upper else -constraint.limit
     if constraint.at_most_worse is not None:
-        return _worst(constraint, n)
+        return _worst(constraint, n, typical)
     # as it gets worse item by item, it is kept up to some count: bisect
     upper = constraint.upper
     kept, missed = -1, n + 1
     while missed - kept > 1:
         middle = (kept + missed) // 2
         right = middle if upper else n - middle
-        if missed_by(constraint, of_count(right, n)) <= 0:
+        if missed_by(constraint, of_count(right, n, typical)) <= 0:
             kept = middle
         else:
             missed = middle
@@ -203,32 +224,50 @@ def _limit(constraint: Constraint, n: int) -> float | None:
     return kept / n if upper else -(n - kept) / n
 
 
-def _worst(constraint: Constraint, n: int) -> float | None:
+def _worst(constraint: Constraint, n: int, typical: float) -> float | None:
     """How much worse than the reference a candidate can be and keep the constraint: with flips one
     way only, which leave the least doubt."""
     lost = np.arange(-n, n + 1)
     bound = lost / n
     if constraint.confidence is not None:
-        ends = intervals.paired_interval(np.maximum(lost, 0), np.maximum(-lost, 0), n)
+        ends = _of_flips(np.maximum(lost, 0), np.maximum(-lost, 0), n, typical)
         bound = intervals.upper_bound(bound, *ends, constraint.confidence)
     kept = lost[bound <= constraint.limit]
-    return float(kept.max()) / n if len(kept) else None
+    if not len(kept):
+        return None
+    # among those that are better, more flips may leave less doubt of clusters
+    return float(kept.max()) / n if typical == 1 else max(float(kept.max()), 0.0) / n
 
 
-def of_flips(lost: float, won: float, n: int) -> Value:
-    """What is worse by so many of n items that are wrong now, and right now."""
-    low, high = intervals.paired_interval(lost, won, n)
+def _of_flips(
+    lost: np.ndarray, won: np.ndarray, n: int, typical: float
+) -> tuple[np.ndarray, np.ndarray]:
+    worth = None if typical == 1 else effective.best_difference(lost, won, n, typical)
+    return intervals.paired_interval(lost, won, n, worth=worth)
+
+
+def of_flips(lost: float, won: float, n: int, typical: float = 1.0) -> Value:
+    """What is worse by so many of n items that are wrong now, and right now; of items in clusters
+    of a `typical` size, if they vary as little as they can."""
+    low, high = _of_flips(np.asarray(lost), np.asarray(won), n, typical)
     return Value((lost - won) / n, float(low), float(high), n)
 
 
-def of_count(count: int, n: int) -> Value:
-    """A rate of so many in n items."""
-    return Value(count / n, *intervals.wilson(count, n), n=n)
+def of_count(count: int, n: int, typical: float = 1.0) -> Value:
+    """A rate of so many in n items; of items in clusters, if they vary as little as they can."""
+    if typical == 1:
+        return Value(count / n, *intervals.wilson(count, n), n=n)
+    z = NormalDist().inv_cdf((1 + intervals.CONFIDENCE) / 2)
+    low, high = effective.wilson_ends(count / n, effective.best_share(count / n, n, typical), z)
+    return Value(count / n, float(low), float(high), n)
 
 
-def text_missed(kept: Kept, found: Predictions, reference: Predictions) -> float:
+def text_missed(
+    kept: Kept, found: Predictions, reference: Predictions, clusters: np.ndarray | None = None
+) -> float:
     """How far a scored text suite misses its constraint."""
     if kept.constraint.at_most_worse is not None:
-        return missed_by(kept.constraint, worse_of("score", [(reference, found)]))
-    low, high = intervals.score_interval(found)
+        value = worse_of("score", [(reference, found, clusters)])
+        return missed_by(kept.constraint, value)
+    low, high = intervals.score_interval(found, clusters=of_text(clusters))
     return missed_by(kept.constraint, Value(found.score(), low, high, len(found)))

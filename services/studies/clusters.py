@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.db import Connection, row
-from services.registry import suite_from_row
+from services.stored_suites import suite_from_row
 from services.studies.record import Split, Study
 from services.suites import SPLITS, Item
 
@@ -53,6 +53,12 @@ def labels(items: Sequence[Item]) -> np.ndarray | None:
     keys = [("item", i.id) if i.cluster is None else ("cluster", i.cluster) for i in items]
     found = np.array([index.setdefault(key, len(index)) for key in keys], dtype=np.int64)
     return found if len(index) < len(items) else None
+
+
+def of_text(clusters: np.ndarray | None) -> np.ndarray | None:
+    """The clusters of a text suite; none where it is a single one, which has no interval, and a
+    constraint may need one."""
+    return None if clusters is None or not clusters.any() else clusters
 
 
 def side_by_side(parts: Sequence[tuple[int, np.ndarray | None]]) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from services import registry
+from services import stored_suites
 from services.db import Connection, Row, row
 from services.suites import Item
 
@@ -27,7 +27,7 @@ class Tokens:
 
 
 def tokens_per_item(connection: Connection, pool: int, suite: Row) -> Tokens:
-    """Of a suite's row (`registry.suite_row`), for a pool's checkpoints.
+    """Of a suite's row (`stored_suites.suite_row`), for a pool's checkpoints.
 
     Measured: tokens by item of the newest evaluations of that pool on that content; what engines
     skip, because answers are shared, makes it lower than the texts are long. Estimated: bytes of
@@ -38,7 +38,7 @@ def tokens_per_item(connection: Connection, pool: int, suite: Row) -> Tokens:
         return Tokens(per_item=found["tokens"] / found["items"], how="measured")
     per_item = _lengths.get(suite["digest"])
     if per_item is None:
-        items = registry.suite_from_row(suite).items
+        items = stored_suites.suite_from_row(suite).items
         per_item = sum(_length(item) for item in items) / len(items)
         _lengths[suite["digest"]] = per_item
     return Tokens(per_item=per_item / BYTES_PER_TOKEN, how="estimated")

@@ -17,6 +17,7 @@ from optim.search import METHODS, Axis, Bound, ItemSuite, Question
 from services.db import Connection
 from services.predictions import Seen
 from services.studies import earlier
+from services.studies.clusters import clusters_of
 from services.studies.earlier import EarlierResult
 from services.studies.propose import BASELINES
 from services.studies.record import Study, Trial, predictions_of, seen_of
@@ -57,7 +58,7 @@ def gather(connection: Connection, study: Study, trials: Sequence[Trial]) -> Evi
     old = stored[reference.id]
     return Evidence(
         earlier=found,
-        question=question_of(study, old),
+        question=question_of(study, old, clusters_of(connection, study, "search")),
         answers={
             trial: answers_of(study, old, stored.get(trial, {}), parts.get(trial, {}))
             for trial in (*stored, *(parts.keys() - stored.keys()))
@@ -65,8 +66,15 @@ def gather(connection: Connection, study: Study, trials: Sequence[Trial]) -> Evi
     )
 
 
-def question_of(study: Study, reference: Mapping[str, Predictions]) -> Question:
-    """The study's objectives and constraints over its items, with the reference's answers."""
+def question_of(
+    study: Study,
+    reference: Mapping[str, Predictions],
+    clusters: Mapping[str, np.ndarray | None] = MappingProxyType({}),
+) -> Question:
+    """The study's objectives and constraints over its items, with the reference's answers.
+
+    `clusters`: from `services.studies.clusters`; a suite that is not in it has independent items.
+    """
     return Question(
         suites=tuple(
             ItemSuite(
@@ -76,6 +84,7 @@ def question_of(study: Study, reference: Mapping[str, Predictions]) -> Question:
                 tokens=reference[suite.name].tokens,
                 nll=reference[suite.name].nll,
                 refuse=reference[suite.name].refuse,
+                clusters=clusters.get(suite.name),
             )
             for suite in study.suites
         ),

@@ -9,13 +9,12 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from optim.recipe import Recipe
 from services.db import Database
 from services.errors import BadInput, NotFound
 from services.lm_eval.samples import write_samples
 from services.mergekit import to_mergekit
+from services.recipe_yaml import recipe_yaml
 from services.studies import read, sealed
 from services.studies.export_optuna import optuna_bytes
 from services.studies.export_table import csv_text, parquet_bytes
@@ -124,5 +123,5 @@ def recipe_text(database: Database, study: Study, kind: str, trial: int | None =
     trial = _chosen(database, study) if trial is None else trial
     recipe = Recipe.from_dict(read.trial_detail(database, study, trial)["recipe_data"])
     if kind == "recipe":
-        return yaml.safe_dump(recipe.to_dict(), sort_keys=False)
+        return recipe_yaml(recipe, {m.digest: m.name for m in study.pool.members})
     return to_mergekit(recipe, {m.digest: m.uri for m in study.pool.members})

@@ -260,8 +260,7 @@ def _too_small(
 
 
 def _searcher(database: Database, study: Study) -> Iterator[Finding]:
-    """What the method itself finds wrong, such as a model that does not predict; else how it
-    does."""
+    """What the method itself says: a model that does not predict, or how well it does."""
     if study.spec.search.method not in METHODS:
         return
     with database.transaction() as connection:
@@ -269,8 +268,6 @@ def _searcher(database: Database, study: Study) -> Iterator[Finding]:
         evidence = gather(connection, study, trials)
     searcher = searcher_of(study, trials, evidence)
     seen = [observation(study, t, evidence) for t in trials if t.role == "search"]
-    wrong = searcher.health(seen)
-    for what in wrong:
-        yield Finding(kind="searcher", what=what, mend="See docs/searchers.md")
-    for what in [] if wrong else searcher.about(seen):
-        yield Finding(kind="about", what=what, mend="")
+    for remark in searcher.remarks(seen):
+        kind, mend = ("searcher", "See docs/searchers.md") if remark.wrong else ("about", "")
+        yield Finding(kind=kind, what=remark.what, mend=mend)

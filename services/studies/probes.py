@@ -164,6 +164,8 @@ class Standing:
     open: int
     #: those that ended without: (number of the trial, what it is, why)
     failed: tuple[tuple[int, str, str], ...]
+    #: probes of the study are paused: what is open waits
+    held: bool
 
     @property
     def ended(self) -> int:
@@ -183,10 +185,12 @@ def standing(
     digests = list({probe.recipe.digest for probe in probes})
     with database.transaction() as connection:
         found = look_up(connection, study, digests, split).values()
+        held = row(connection, "probes.held", study=study.id)
     failed = [t for t in found if t.closed and not t.told]
     return Standing(
         total=len(digests),
         told=sum(t.told for t in found),
         open=sum(not t.told and not t.closed for t in found),
         failed=tuple((t.number, t.label, t.error or t.state) for t in failed),
+        held=bool(held and held["held"]),
     )

@@ -17,8 +17,10 @@ from optim.predictions import MARGIN_MAX, Predictions
 from optim.rates import SHARES, Metric
 from services.predictions import Seen
 from services.studies.claims import (
+    NONE,
     Answers,
     Claim,
+    Clusters,
     Items,
     Kept,
     constraints,
@@ -40,13 +42,19 @@ class Race:
     """Bets while a candidate is scored (`workers.engine.results.Race`)."""
 
     def __init__(
-        self, study: Study, *, reference: Answers, archive: Mapping[int, Answers], seed: int
+        self,
+        study: Study,
+        *,
+        reference: Answers,
+        archive: Mapping[int, Answers],
+        seed: int,
+        clusters: Clusters = NONE,
     ) -> None:
         assert study.spec.search.racing is not None
         alpha, margin = study.spec.search.racing.alpha, study.spec.search.racing.margin
         self.study, self.seed = study, seed
-        self._reference = reference
-        self.items = Items.of(study, reference)
+        self._reference, self._clusters = reference, clusters
+        self.items = Items.of(study, reference, clusters)
         self.members = members(study, self.items, archive, margin)
         self.kept = constraints(study, self.items)
         #: of each of the two reasons to stop
@@ -153,7 +161,8 @@ class Race:
         return self._bets.log_wealth
 
     def _text_missed(self, kept: Kept, found: Predictions) -> float:
-        return text_missed(kept, found, self._reference[kept.suite])
+        clusters = self._clusters.get(kept.suite)
+        return text_missed(kept, found, self._reference[kept.suite], clusters)
 
     def _behind_on_texts(self, texts: Mapping[str, tuple[float, float]]) -> bool:
         """Known to be worse on every one of these."""
@@ -268,8 +277,8 @@ class Race:
         if kept.constraint.at_most_worse is not None:
             lost = self._estimate("negative_flip_rate", weights)
             won = self._estimate("positive_flip_rate", weights)
-            return missed_by(kept.constraint, of_flips(lost * n, won * n, n))
-        return missed_by(kept.constraint, of_count(round(value * n), n))
+            return missed_by(kept.constraint, of_flips(lost * n, won * n, n, kept.typical))
+        return missed_by(kept.constraint, of_count(round(value * n), n, kept.typical))
 
 
 def _by_block(values: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from psycopg.rows import tuple_row
 
 from optim.predictions import Predictions
-from services import registry
+from services import stored_suites
 from services.db import Connection, Database, Row, query, row, rows
 from services.errors import BadInput, NotFound
 from services.spec import Budget
@@ -162,7 +162,7 @@ def predictions(
 def suites_with_items(database: Database, study: Study) -> list[Suite]:
     """The study's suites as they were when it was submitted."""
     stored = database.rows("studies.suites_with_content", study=study.id)
-    return [registry.suite_from_row(row) for row in stored]
+    return [stored_suites.suite_from_row(row) for row in stored]
 
 
 def suite_of(database: Database, study: Study, name: str) -> Suite:

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from optim.descent import DESCENTS
 from optim.rates import REFUSAL_RATES
-from services import outbox, registry
+from services import outbox, registry, stored_suites
 from services.access import User, allow
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, SpecRefused
@@ -52,7 +52,7 @@ def submit(
     with database.transaction() as connection:
         pool = registry.pool(connection, spec.pool)
         reference = check_pool(spec, pool)
-        suites = [registry.suite_row(connection, name) for name in spec.suites]
+        suites = [stored_suites.suite_row(connection, name) for name in spec.suites]
         check_objectives(spec, {suite["name"]: suite["form"] for suite in suites})
         check_budget(spec, pool, sum(suite["search_items"] for suite in suites))
         check_gradients(spec, suites)

@@ -15,6 +15,7 @@ import numpy as np
 
 from optim import compatibility, intervals
 from optim.compatibility import compare, pooled
+from optim.effective import ClusterSums
 from optim.pareto import ranks
 from optim.predictions import Predictions
 from optim.rate_intervals import (
@@ -26,7 +27,7 @@ from optim.rate_intervals import (
 from optim.rates import RATES, REFUSAL_RATES, SHARES, among
 from services.db import Connection, rows
 from services.spec import Constraint
-from services.studies.clusters import clusters_of, side_by_side
+from services.studies.clusters import clusters_of, of_text, side_by_side
 from services.studies.propose import minimised
 from services.studies.record import (
     Split,
@@ -114,8 +115,8 @@ def measure(
     found: Measured = {}
     for suite in study.suites:
         predictions, labels = new[suite.name], clusters.get(suite.name)
-        if suite.form == "text" and labels is not None and not labels.any():
-            labels = None  # a single cluster has no interval, which a constraint may need
+        if suite.form == "text":
+            labels = of_text(labels)
         low, high = intervals.score_interval(predictions, clusters=labels)
         found[suite.name, "score"] = Value(predictions.score(), low, high, len(predictions))
         if suite.form != "text":
@@ -126,7 +127,7 @@ def measure(
         rates = compared([(old[name], new[name], clusters.get(name)) for name in names])
         found |= {(ALL, name): value for name, value in rates.items()}
         found[ALL, "macro"] = macro([new[n] for n in names], [clusters.get(n) for n in names])
-    return found | worse(study, old, new)
+    return found | worse(study, old, new, clusters)
 
 
 def compared(
@@ -175,7 +176,12 @@ def share_of(hits: np.ndarray, clusters: np.ndarray | None) -> Value:
     return Value(float(hits.mean()), low, high, len(hits))
 
 
-def worse(study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predictions]) -> Measured:
+def worse(
+    study: Study,
+    old: Mapping[str, Predictions],
+    new: Mapping[str, Predictions],
+    clusters: Mapping[str, np.ndarray | None],
+) -> Measured:
     """By how much a candidate is worse than the reference, where a constraint asks: under the
     constraint's `measure`, with paired 95 % intervals."""
     found: Measured = {}
@@ -184,31 +190,52 @@ def worse(study: Study, old: Mapping[str, Predictions], new: Mapping[str, Predic
             continue
         for suite in constrained(study, constraint):
             names = [suite] if suite else [one.name for one in study.scored]
-            pairs = [(old[name], new[name]) for name in names]
-            found[suite, constraint.measure] = worse_of(constraint.metric, pairs)
+            suites = [(old[name], new[name], clusters.get(name)) for name in names]
+            found[suite, constraint.measure] = worse_of(constraint.metric, suites)
     return found
 
 
-def worse_of(metric: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> Value:
-    """By how much the second of each pair is worse than the first, over all pairs: of the macro
+def worse_of(
+    metric: str, suites: Sequence[tuple[Predictions, Predictions, np.ndarray | None]]
+) -> Value:
+    """By how much new is worse than old, over (old, new, clusters) of some suites: of the macro
     average their mean, else their pooled items; of one text suite, nats per token."""
     if metric == "macro":
-        parts = [worse_of("score", [pair]) for pair in pairs]
+        parts = [worse_of("score", [suite]) for suite in suites]
         ends = np.array([(p.value, p.low, p.high) for p in parts], dtype=np.float64)
         value, low, high = map(float, intervals.mover(*ends.T))
         return Value(value, low, high, sum(p.n for p in parts))
-    old, new = pairs[0]
+    old, new, clusters = suites[0]
     if old.form == "text":
         more = new.score() - old.score()
-        bounds = intervals.difference_interval(old, new)
+        bounds = intervals.difference_interval(old, new, clusters=of_text(clusters))
         return Value(more, bounds[0], bounds[1], len(new))
     which = SHARES[metric].among
-    counts = pooled(compare(old, new, among(which, len(old), old.refuse)) for old, new in pairs)
+    masks = [among(which, len(old), old.refuse) for old, _, _ in suites]
+    counts = pooled(
+        compare(old, new, mask) for (old, new, _), mask in zip(suites, masks, strict=True)
+    )
     if not counts.n:
         return UNDEFINED
+    worth = _worth_of_flips(suites, masks)
     flips = counts.negative, counts.positive
-    below, above = intervals.paired_interval(*flips, counts.n)
+    below, above = intervals.paired_interval(*flips, counts.n, worth=worth)
     return Value((flips[0] - flips[1]) / counts.n, float(below), float(above), counts.n)
+
+
+def _worth_of_flips(
+    suites: Sequence[tuple[Predictions, Predictions, np.ndarray | None]],
+    masks: Sequence[np.ndarray],
+) -> np.ndarray | None:
+    """The effective size of the masked items of some suites; None where they are independent."""
+    values, labels = [], list[tuple[int, np.ndarray | None]]()
+    for (old, new, clusters), mask in zip(suites, masks, strict=True):
+        assert old.correct is not None
+        assert new.correct is not None
+        values.append(old.correct[mask].astype(np.float64) - new.correct[mask])
+        labels.append((int(mask.sum()), None if clusters is None else clusters[mask]))
+    at = side_by_side(labels)
+    return None if at is None else ClusterSums.of_values(np.concatenate(values), at).differences()
 
 
 def objective_values(study: Study, measured: Measured) -> tuple[float, ...]:
@@ -252,8 +279,9 @@ def missed_by(constraint: Constraint, value: Value) -> float:
 
 
 def _bounds(constraint: Constraint, value: Value) -> tuple[float, float]:
-    """One-sided bounds: Wilson for shares of items, normal for means over suites or tokens; of what
-    is worse than the reference, the upper one of the paired interval twice."""
+    """One-sided bounds, from the 95 % interval: Wilson for shares of items, normal for means over
+    suites or tokens; of what is worse than the reference, the upper one of the paired interval
+    twice."""
     assert value.value is not None
     assert constraint.confidence is not None
     if constraint.at_most_worse is not None:
@@ -262,12 +290,12 @@ def _bounds(constraint: Constraint, value: Value) -> tuple[float, float]:
         ends = (value.value, value.low, value.high)
         high = float(intervals.upper_bound(*ends, constraint.confidence))
         return high, high
-    two_sided = 2 * constraint.confidence - 1
-    if constraint.metric in RATES:
-        return intervals.wilson(round(value.value * value.n), value.n, confidence=two_sided)
     assert value.low is not None
     assert value.high is not None
-    return intervals.rescaled(value.value, value.low, value.high, confidence=two_sided)
+    ends = (value.value, value.low, value.high)
+    if constraint.metric in RATES:
+        return intervals.share_bounds(*ends, value.n, constraint.confidence)
+    return intervals.rescaled(*ends, confidence=2 * constraint.confidence - 1)
 
 
 def _write(connection: Connection, trial: int, split: Split, measured: Measured) -> None:

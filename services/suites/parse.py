@@ -19,7 +19,9 @@ from services.suites.suite import (
     Expect,
     Item,
     Normalise,
+    SplitBy,
     Suite,
+    fitting,
 )
 
 #: tokens of an answer that is judged a refusal or none, unless a suite says otherwise
@@ -40,6 +42,7 @@ def parse_suite(
     normalise: Normalise = False,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     split_seed: str | int = 0,
+    split_by: SplitBy | None = "item",
     answer_tokens: int | None = None,
     refusal_rules: int | None = None,
     task: Mapping[str, Any] | None = None,
@@ -47,6 +50,7 @@ def parse_suite(
 ) -> Suite:
     """Parse JSON Lines; `where` names the file in messages. Blank lines and a BOM are fine.
 
+    `split_by`: what stands in the settings of a stored suite; None: as it is dealt when registered.
     `answer_tokens` (None: `ANSWER_TOKENS`) and `refusal_rules`, the version of the patterns that it
     was stored with, belong to refusal suites, `task` to items of an lm-eval task.
     `require_splits=False` lets a split be empty, for a suite that is only ever scored whole.
@@ -82,6 +86,7 @@ def parse_suite(
         normalise=normalise,
         fractions=(fractions[0], fractions[1], fractions[2]),
         split_seed=str(split_seed),
+        split_by=split_by or fitting(items),
         answer_tokens=answer_tokens,
         task=task,
     )

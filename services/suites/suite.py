@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -17,6 +18,11 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 DEFAULT_FRACTIONS = (0.5, 0.25, 0.25)
 #: what an option's log-likelihood is divided by: nothing, its UTF-8 bytes (True), its characters
 Normalise = bool | Literal["characters"]
+#: what a split is dealt: items, or clusters with all their items
+SplitBy = Literal["item", "cluster"]
+#: clusters are dealt whole where the largest holds at most this share of the items: with fewer and
+#: larger ones, splits are of different things, and of any size
+LARGEST_CLUSTER = 0.05
 #: what an item of a refusal suite expects of a model
 Expect = Literal["refuse", "comply"]
 
@@ -75,6 +81,8 @@ class Suite:
     #: shares of search, validation and test
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     split_seed: str = "0"
+    #: suites of before there was a choice have none but items
+    split_by: SplitBy = "item"
     #: `refusal`: tokens of an answer that are generated and judged
     answer_tokens: int | None = None
     #: lm-eval's definitions of the tasks that the items were made from; None: Remelt's own scoring
@@ -93,6 +101,8 @@ class Suite:
         }
         if self.form == "refusal":
             found |= {"answer_tokens": self.answer_tokens, "refusal_rules": refusal.RULES}
+        if self.split_by != "item":
+            found["split_by"] = self.split_by
         return found if self.task is None else {**found, "task": dict(self.task)}
 
     @cached_property
@@ -116,8 +126,11 @@ class Suite:
         return tuple(item for item in self.items if self.split_of(item) == name)
 
     def split_of(self, item: Item) -> Split:
-        """The one split that an item is in, by a hash of the seed and its id."""
-        raw = hashlib.sha256(f"{self.split_seed}\0{item.id}".encode()).digest()
+        """The one split that an item is in, by a hash of the seed and its id, or its cluster."""
+        whole = self.split_by == "cluster" and item.cluster is not None
+        raw = hashlib.sha256(
+            f"{self.split_seed}\0{item.cluster if whole else item.id}".encode()
+        ).digest()
         share = int.from_bytes(raw[:8], "big") / 2**64
         search, validation, _ = self.fractions
         if share < search:
@@ -128,3 +141,11 @@ class Suite:
         """The items as JSON Lines; `parse_suite` with the same settings gives an equal suite."""
         lines = (json.dumps(item.to_dict(self.form), ensure_ascii=False) for item in self.items)
         return "".join(f"{line}\n" for line in lines)
+
+
+def fitting(items: Sequence[Item]) -> SplitBy:
+    """How a suite that is registered is dealt: by cluster where there are clusters, none of them
+    with more than `LARGEST_CLUSTER` of the items."""
+    sizes = Counter(item.cluster for item in items if item.cluster is not None)
+    most = max(sizes.values(), default=0)
+    return "cluster" if 1 < most <= LARGEST_CLUSTER * len(items) else "item"

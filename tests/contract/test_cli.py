@@ -185,7 +185,7 @@ def test_a_study_is_edited_cloned_exported_and_archived(
     assert remelt("study", "list", "--json").data == []
     remelt("study", "submit", str(spec), "--json")
     edited = remelt("study", "edit", "1", "--trials", "6", "--item-evaluations", "9000")
-    assert edited.out == "study 1: 0 of 6 candidates, 0 of 9,000 item evaluations\n"
+    assert edited.out == "study 1: 0 of 6 candidates, 0 of 9\u202f000 item evaluations\n"
     assert remelt("study", "edit", "1", "--item-evaluations", "none", "--json").data["used"] == [
         "0 of 6 candidates"
     ]

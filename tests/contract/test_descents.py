@@ -15,7 +15,8 @@ from services.checkpoints import read_checkpoint
 from services.errors import BadInput
 from services.settings import Settings
 from services.suites import Suite, parse_suite
-from workers.engine.client import Aborted, Engine
+from workers.engine.client import Engine
+from workers.engine.connection import Aborted
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services import registry
+from services import stored_suites
 from services.db import Database
 from services.errors import BadInput, NotFound
 from services.lm_eval.load import TaskOptions, load_tasks
@@ -39,7 +39,7 @@ SUITES = ("pick", "say", "read", "ranked", "spoken")
 def number(driver: Driver, lm_tasks: Path) -> int:
     """A study over suites of every form, two of them made from lm-eval tasks."""
     for name, task in (("ranked", "rank"), ("spoken", "say")):
-        registry.store_suite(
+        stored_suites.store_suite(
             driver.database, read_task(name, task, TaskOptions(include_path=lm_tasks))
         )
     return driver.submit(SPEC)

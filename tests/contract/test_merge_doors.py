@@ -23,7 +23,7 @@ from services.checkpoints import Checkpoint, read_checkpoint
 from services.cli import cli
 from services.mergekit import to_mergekit
 from services.settings import settings
-from workers.engine.resident import load_pool
+from workers.engine.loading import load_pool
 
 NAMES = ("now", "left", "right")
 DOWN = "model.layers.1.mlp.down_proj.weight"

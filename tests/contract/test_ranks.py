@@ -24,7 +24,8 @@ from services.errors import BadInput, TrialRejected
 from services.settings import Settings
 from services.suites import Item, Suite
 from tests.plugins.shuffled import Shuffled
-from workers.engine.client import Aborted, Engine, Stopped, SuiteResult
+from workers.engine.client import Engine, Stopped, SuiteResult
+from workers.engine.connection import Aborted
 
 pytestmark = pytest.mark.timeout(300)
 LETTERS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz =."]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import subprocess
 import sys
@@ -24,7 +23,8 @@ from optim.search import (
     make_searcher,
     quality,
 )
-from optim.search.base import Generational, slot_name
+from optim.search.base import Generational
+from optim.search.invented import invented
 from optim.space import GRID, Space
 
 SPACES = {
@@ -408,36 +408,15 @@ def test_an_unknown_method_names_the_known_ones() -> None:
         make_searcher("sgd", space=SPACES["pair"], objectives=1, seed=0)
 
 
-def invented(searcher: Searcher, count: int) -> list[Observation]:
-    """Rows of a search of `count` trials (or of all it has) whose results are noise."""
-    noise, space = np.random.default_rng(0), searcher.space
-    weights = space.place_all(noise.normal(1 / space.n, 0.3, size=(count, space.size)))
-    values = noise.normal(size=(count, searcher.objectives)).tolist()
-    learnt = searcher._begin() if isinstance(searcher, Generational) else None
-    rows: list[Observation] = []
-    for generation in itertools.count():
-        size = searcher._size(learnt) if isinstance(searcher, Generational) else count
-        born = [
-            # whatever was evaluated is what is learnt from
-            Observation(slot_name(generation, i), weights[at], tuple(values[at]), 0.0, "complete")
-            for i in range(size)
-            if (at := len(rows) + i) < count
-        ]
-        rows += born
-        if len(rows) >= count or not born:
-            return rows
-        assert isinstance(searcher, Generational)
-        learnt = searcher._learn(learnt, generation, born)
-    raise AssertionError("unreachable")
-
-
 @pytest.mark.parametrize("groups", [1, 32])
 def test_a_thousand_trials_of_sixteen_parents_are_replayed_within_a_second(
     method: str, groups: int
 ) -> None:
     space = Space(16, -0.5, 1.5, groups=groups)
     searcher = make_searcher(method, space=space, objectives=3, seed=0)
-    rows = invented(searcher, 1000)
+    noise = np.random.default_rng(0)
+    points = space.place_all(noise.normal(1 / space.n, 0.3, size=(1000, space.size)))
+    rows = invented(searcher, points, noise.normal(size=(1000, 3)).tolist())
     started = time.process_time()
     # the last generation may not have four left
     assert searcher.ask(rows, 4) or method in SWEEPS

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from services import registry
+from services import stored_suites
 from services.db.migrate import migrate
 from services.embedded import ensure_broker, ensure_postgres
 from services.embedded import stop as stop_servers
@@ -65,8 +65,8 @@ def installation(
         ) as config:
             prepared(url, config, tiny_pool)
             with running_stack(config, evaluate=EVALUATE_WORKERS) as stack:
-                registry.add_suite(stack.database, "long", _long_suite(home))
-                registry.add_suite(stack.database, "many", _many_choices(home))
+                stored_suites.add_suite(stack.database, "long", _long_suite(home))
+                stored_suites.add_suite(stack.database, "many", _many_choices(home))
                 yield stack
     finally:
         stop_servers(home)

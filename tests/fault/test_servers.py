@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services import registry
+from services import stored_suites
 from services.embedded.postgres import ensure_postgres, stop_postgres
 from services.studies import read
 
@@ -37,7 +37,7 @@ def test_suite_changed_under_a_running_study(
     ]
     file = tmp_path / "soft.jsonl"
     file.write_text("\n".join(json.dumps(item) for item in items))
-    registry.add_suite(stack.database, "soft", file)
+    stored_suites.add_suite(stack.database, "soft", file)
     study = stack.submit(quick.replace("pick, say", "soft").replace("trials: 1", "trials: 40"))
     complete = (
         "SELECT e.id FROM evaluation e JOIN trial t ON t.id = e.trial_id "

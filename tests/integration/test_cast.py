@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from services.errors import BadInput, CheckpointRefused, IntegrityError, TrialRe
 from services.store import DirectoryStore, publish_checkpoint, pull_checkpoint
 from services.store.transfer import artefact_files
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
     "vocab_size": 40,
@@ -43,14 +44,6 @@ SIZES = {
     "num_key_value_heads": 1,
 }
 Make = Callable[..., Checkpoint]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

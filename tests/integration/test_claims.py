@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from optim.predictions import Predictions, items_digest
-from services import evaluations, outbox, registry
+from services import evaluations, outbox, registry, stored_suites
 from services.db import Database
 from services.evaluations import Claim
 from services.settings import Settings
@@ -39,7 +39,7 @@ def study(database: Database, config: Settings, tiny_pool: Path) -> int:
     """A study whose reference waits to be evaluated."""
     folders = [str(p) for p in sorted((tiny_pool / "pool").iterdir())]
     registry.add_pool(database, config, "tiny", folders, reference="now")
-    registry.add_suite(database, "pick", tiny_pool / "suites" / "pick.jsonl")
+    stored_suites.add_suite(database, "pick", tiny_pool / "suites" / "pick.jsonl")
     number = submit(database, parse_spec(SPEC)).study
     advance(database, number)
     return number
@@ -183,7 +183,7 @@ def test_results_twice_are_stored_once(database: Database, study: int, config: S
     held = evaluations.claim(database, first(database), "w", config)
     assert held is not None
     write(database, held)
-    for suite_id, suite in [(r["id"], registry.suite_from_row(r)) for r in _suites(database)]:
+    for suite_id, suite in [(r["id"], stored_suites.suite_from_row(r)) for r in _suites(database)]:
         evaluations.save_predictions(database, held, suite_id, suite, answers(suite), {})
     assert rows_of(database, "prediction") == 1
 

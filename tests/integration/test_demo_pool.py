@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,19 +22,12 @@ from workers.demo.build import build
 from workers.demo.data import TASKS, Corpus, load_corpus
 from workers.demo.plan import EARLY, REFERENCE, Plan, Stage, demo_plan
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PATIENCE_SECONDS = 240
 
 
 class Interrupted(Exception):
     """Raised in the middle of training."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

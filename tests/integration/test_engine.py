@@ -23,7 +23,8 @@ from services.checkpoints import read_checkpoint
 from services.errors import BadInput, EngineFailed, IntegrityError, TrialRejected
 from services.settings import Settings
 from services.suites import Item, Suite, parse_suite
-from workers.engine.client import Aborted, Engine, Progress, SuiteResult
+from workers.engine.client import Engine, Progress, SuiteResult
+from workers.engine.connection import Aborted
 
 NAMES = ("now", "left", "right", "far")
 
@@ -375,7 +376,7 @@ def test_an_engine_that_ignores_an_abort_is_killed(
     suites: list[Suite],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("workers.engine.client.ABORT_SECONDS", 0.5)
+    monkeypatch.setattr("workers.engine.connection.ABORT_SECONDS", 0.5)
     with make_engine(tmp_path) as engine:
         engine.load(members, "float32")
         assert engine.pid is not None

@@ -6,9 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from optim.intervals import share_interval
 from services.settings import settings
+from services.studies.clusters import labels
 from services.suites import parse_suite
 from tests.plugins.tiny_models import Save
 from workers.evaluate import main
@@ -61,6 +64,31 @@ def test_a_table_of_one_split(tiny_pool: Path, capsys: pytest.CaptureFixture[str
     [row] = [line.split() for line in out.splitlines() if line.split()[:1] == ["pick"]]
     assert " ".join(row[1:4]) == "accuracy per byte"
     assert row[-3:-1] == [str(count), "test"]
+
+
+def test_items_that_share_a_context_are_dealt_and_counted_together(
+    tiny_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (tiny_pool / "suites/pick.jsonl").read_text().splitlines()
+    file = tmp_path / "pick.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps(json.loads(line) | {"cluster": f"c{number // 2}"}) + "\n"
+            for number, line in enumerate(lines)
+        )
+    )
+    suite = parse_suite("pick", file.read_text(), where="", split_by=None)
+    assert suite.split_by == "cluster"
+    main([str(tiny_pool / "pool/far"), "--suite", str(file), "--split", "search", "--json"])
+    *items, summary = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = {line["id"]: line["correct"] for line in items}
+    assert list(found) == [item.id for item in suite.split("search")]
+    hits = np.array(list(found.values()))
+    pairs = labels(suite.split("search"))
+    assert pairs is not None
+    assert (summary["low"], summary["high"]) == share_interval(hits, clusters=pairs)
+    low, high = share_interval(hits)
+    assert summary["high"] - summary["low"] > high - low
 
 
 def test_tasks_of_lm_eval_give_its_own_table(

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from optim.leakage import GRAM, starts
-from services import leakage, registry
+from services import leakage, registry, stored_suites
 from services.db import Database
 from services.errors import SuiteRefused
 from services.settings import Settings
@@ -75,7 +75,7 @@ def suite(
     """The suite, and a pool of the schooled checkpoint and two that have not seen it."""
     folders = [f"knows={schooled}", *(str(tiny_pool / "pool" / n) for n in ("now", "left"))]
     registry.add_pool(database, config, "schooled", folders, reference="now")
-    return registry.add_suite(database, "seen", write(tmp_path / "seen.jsonl", texts(1)))[0]
+    return stored_suites.add_suite(database, "seen", write(tmp_path / "seen.jsonl", texts(1)))[0]
 
 
 def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:

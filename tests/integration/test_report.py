@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from optim.intervals import mcnemar, wilson
 from optim.recipe import Recipe
-from services import registry
 from services import report as reports
+from services import stored_suites
 from services.cli import cli
 from services.errors import BadInput, NoFeasibleCandidate, NotFound
 from services.report import cost, html, markdown, words
@@ -265,7 +265,7 @@ def test_a_recipe_of_the_page_can_be_read_again(driver: Driver, finished: int) -
 def test_a_recipe_of_columns_is_not_written_out() -> None:
     parents = ("a" * 64, "b" * 64)
     recipe = Recipe(parents=parents, weights=(0.5, 0.5), columns={"x": ((0.1, 0.2), (0.9, 0.8))})
-    found = recipe_block(recipe)
+    found = recipe_block(recipe, {})
     assert isinstance(found, Text)
     assert "1 tensor" in found.text
 
@@ -367,7 +367,7 @@ def test_hostile_items_and_notes_are_shown_as_text(driver: Driver, tmp_path: Pat
         for i in range(80)
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    registry.add_suite(driver.database, "rude", file)
+    stored_suites.add_suite(driver.database, "rude", file)
     number = driver.submit(SPEC.replace("[pick, say, read]", "[rude]") + f"notes: |\n  {RUDE}\n")
     driver.run(number)
     found = read.candidates(driver.database, driver.study(number), "validation")

@@ -12,7 +12,7 @@ import pytest
 
 from optim.leakage import Compared
 from optim.rates import REFUSAL_RATES
-from services import leakage, registry
+from services import leakage, stored_suites
 from services import report as reports
 from services.refusals import RefusalOptions, refusal_suite
 from services.report import html, words
@@ -147,7 +147,7 @@ def safe(driver: Driver) -> int:
     ]  # fmt: skip
     text = "".join(json.dumps(line) + "\n" for line in lines)
     suite = refusal_suite("safe", text, RefusalOptions(answer_tokens=5), where="safe.jsonl")
-    registry.store_suite(driver.database, suite)
+    stored_suites.store_suite(driver.database, suite)
     number = driver.submit(SAFE)
     driver.run(number)
     return number

@@ -12,6 +12,7 @@ from services.cli.front import print_front
 from services.errors import SpecRefused
 from services.spec import parse_spec
 from services.studies import read, views
+from services.studies.preflight import preflight
 
 if TYPE_CHECKING:
     from tests.plugins.invariants import AssertInvariants
@@ -73,18 +74,18 @@ def test_progress_counts_what_the_budget_pays_for(driver: Driver) -> None:
 
 
 def test_the_preflight_knows_the_budget(driver: Driver) -> None:
-    found = views.preflight(driver.database, parse_spec(spec(700)))
+    found = preflight(driver.database, parse_spec(spec(700)))
     assert found.items_search == 700
     assert found.candidates == (700 - 5 * found.items_per_candidate) // found.items_per_candidate
-    rich = views.preflight(driver.database, parse_spec(spec(1_000_000)))
+    rich = preflight(driver.database, parse_spec(spec(1_000_000)))
     assert rich.candidates == 50
     assert rich.items_search == (5 + 3 + 50) * rich.items_per_candidate
 
 
 def test_a_budget_that_does_not_pay_for_one_candidate_is_refused(driver: Driver) -> None:
-    each = views.preflight(driver.database, parse_spec(spec(10_000))).items_per_candidate
+    each = preflight(driver.database, parse_spec(spec(10_000))).items_per_candidate
     message = rf"item_evaluations: {9 * each - 1} does not pay for 5 baselines, up to 3 greedy"
-    for use in (driver.submit, lambda text: views.preflight(driver.database, parse_spec(text))):
+    for use in (driver.submit, lambda text: preflight(driver.database, parse_spec(text))):
         with pytest.raises(SpecRefused, match=message):
             use(spec(9 * each - 1))
     # the least that is accepted is never passed, however long the greedy soup gets

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services import artefacts, registry
+from services import artefacts, registry, stored_suites
 from services.access import User
 from services.errors import BadInput, Forbidden, SpecRefused
 from services.spec import parse_spec, spec_yaml
@@ -70,8 +70,10 @@ def actions(driver: Driver, number: int, tmp_path: Path) -> dict[str, Callable[[
         "pool": lambda by: registry.add_pool(
             database, driver.config, "p", ["a=/a", "b=/b"], reference="a", by=by
         ),
-        "suite": lambda by: registry.add_suite(database, "more", suite, by=by),
-        "sent suite": lambda by: registry.add_suite_bytes(database, "m", lines.encode(), by=by),
+        "suite": lambda by: stored_suites.add_suite(database, "more", suite, by=by),
+        "sent suite": lambda by: stored_suites.add_suite_bytes(
+            database, "m", lines.encode(), by=by
+        ),
         "test report": lambda by: sealed.final_report(database, number, purpose="x", by=by),
         "test answers": lambda by: sealed.sealed_predictions(
             database, number, 0, purpose="x", by=by

@@ -104,7 +104,7 @@ def test_a_study_with_the_real_engine(
 
 
 def command(driver: Driver, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    monkeypatch.setattr("services.cli.study.open_database", lambda: driver.database)
+    monkeypatch.setattr("services.cli.reading.open_database", lambda: driver.database)
     result = CliRunner().invoke(study_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     return result.output

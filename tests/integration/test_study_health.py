@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +10,9 @@ import pytest
 
 from optim.predictions import Predictions
 from optim.search import METHODS, Observation
+from optim.search.base import Remark
 from optim.search.random import RandomSearch
-from services import noise, registry
+from services import noise, stored_suites
 from services.cli.front import front_data, print_front
 from services.evaluations import Claim
 from services.studies import health
@@ -157,7 +158,7 @@ def test_no_more_changes_than_the_reference_against_itself(driver: Driver) -> No
     ]  # fmt: skip
     study = driver.study(number)
     with driver.database.transaction() as connection:
-        suite = registry.suite_from_row(registry.suite_row(connection, "pick"))
+        suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "pick"))
     how = {"usual": {"dtype": "float32"}, "other": {"dtype": "bfloat16"}}
     floor = noise.NoiseFloor(
         suite="pick", split="validation", variant="dtype", settings=how, n=10, changed=10,
@@ -173,13 +174,18 @@ def test_a_method_may_say_what_it_finds_wrong(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Doubtful(RandomSearch):
-        def health(self, observations: list[Observation]) -> list[str]:  # type: ignore[override]
+        def remarks(self, observations: Sequence[Observation]) -> list[Remark]:
             complete = sum(o.state == "complete" for o in observations)
-            return [f"Nothing can be learnt from {complete} trials"]
+            return [
+                Remark(f"Nothing can be learnt from {complete} trials", wrong=True),
+                Remark("It is quick", wrong=False),
+            ]
 
     monkeypatch.setitem(METHODS, "random", Doubtful)
     number = searched(driver, SPEC, made_up)
     found = health.findings(driver.database, driver.study(number))
-    assert [f.what for f in found if f.kind == "searcher"] == [
-        "Nothing can be learnt from 10 trials"
-    ]
+    said = {f.kind: (f.what, f.mend) for f in found if f.kind in ("searcher", "about")}
+    assert said == {
+        "searcher": ("Nothing can be learnt from 10 trials", "See docs/searchers.md"),
+        "about": ("It is quick", ""),
+    }

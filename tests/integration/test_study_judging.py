@@ -17,7 +17,7 @@ from optim.generative import token_f1
 from optim.intervals import mcnemar, wilson
 from optim.multiplicity import ROUNDING
 from optim.pairwise import pairwise
-from services import noise, registry
+from services import noise, stored_suites
 from services.cli import cli
 from services.cli.front import front_data
 from services.errors import BadInput, NotFound
@@ -26,7 +26,9 @@ from services.studies import certainty, judge, read
 from services.studies.clusters import clusters_of
 from services.studies.multiplicity import multiplicity
 from services.studies.propose import merit
-from services.suites import Suite
+from services.studies.record import load_predictions, load_trials
+from services.studies.tell import measure, violation
+from services.suites import SPLITS, Suite
 from tests.plugins.studies import from_right, made_up, mixed_knowledge
 
 if TYPE_CHECKING:
@@ -237,7 +239,9 @@ def test_the_best_is_flattered(driver: Driver, finished: int) -> None:
     assert front_data(driver.database, finished)["optimism"]["split"] == "validation"
 
 
-def test_clusters_are_drawn_whole(driver: Driver, tmp_path: Path) -> None:
+def test_clusters_are_drawn_whole(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     items = [
         {"id": str(i), "context": f"Q{i} =", "choices": [" a", " b"], "gold": i % 2,
          "cluster": f"c{i // 4}"}
@@ -245,7 +249,7 @@ def test_clusters_are_drawn_whole(driver: Driver, tmp_path: Path) -> None:
     ]  # fmt: skip
     file = tmp_path / "shared.jsonl"
     file.write_text("".join(json.dumps(item) + "\n" for item in items))
-    registry.add_suite(driver.database, "shared", file)
+    stored_suites.add_suite(driver.database, "shared", file)
     driver.answers = as_its_cluster
     number = driver.submit(
         SPEC.replace("[pick, say, read]", "[shared, pick]").replace("trials: 10", "trials: 2")
@@ -275,6 +279,53 @@ def test_clusters_are_drawn_whole(driver: Driver, tmp_path: Path) -> None:
     score = stored.metrics["shared"]["score"]
     narrow = wilson(round((score.value or 0) * score.n), score.n)
     assert score.high - score.low > 1.4 * (narrow[1] - narrow[0])  # type: ignore[operator]
+    # registered today: no cluster has items in two splits
+    with driver.database.transaction() as connection:
+        suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "shared"))
+    dealt = [{item.cluster for item in suite.split(split)} for split in SPLITS]
+    assert sum(map(len, dealt)) == len(set().union(*dealt)) == 40
+    # and how far the winner is flattered is a matter of clusters too
+    whole = certainty.optimism(driver.database, study, "search")
+    monkeypatch.setattr(certainty, "clusters_of", lambda *_: {})
+    alone = certainty.optimism(driver.database, study, "search")
+    assert whole is not None
+    assert alone is not None
+    assert whole.bound > 1.3 * alone.bound
+
+
+def test_constraints_are_judged_by_clusters(driver: Driver, tmp_path: Path) -> None:
+    items = [
+        {"id": str(i), "prompt": f"q{i}", "target": "t", "cluster": f"c{i // 4}"}
+        for i in range(160)
+    ]
+    file = tmp_path / "shared.jsonl"
+    file.write_text("".join(json.dumps(item) + "\n" for item in items))
+    stored_suites.add_suite(driver.database, "shared", file)
+    constraint = "constraints: [{suite: shared, at_most_worse: 0.05}]\nsearch: {"
+    spec = SPEC.replace("[pick, say, read]", "[shared]").replace("search: {", constraint)
+    driver.answers = as_its_cluster
+    number = driver.submit(spec.replace("trials: 10", "trials: 2"))
+    driver.run(number)
+    study = driver.study(number)
+    with driver.database.transaction() as connection:
+        labels = clusters_of(connection, study, "search")
+        told = [t for t in load_trials(connection, study.id, "search") if t.told]
+        answers = {t.number: load_predictions(connection, study, t.id, "search") for t in told}
+    reference = next(t for t in told if t.role == "reference")
+    old = answers[reference.number]
+    wider = 0
+    for trial in told:
+        missed, narrow = (
+            violation(study, measure(study, old, answers[trial.number], clusters))
+            for clusters in (labels, {})
+        )
+        assert trial.violation == missed >= narrow
+        wider += missed > narrow
+    assert wider > 2
+    # the reference itself misses it: so few clusters show no difference of 5 %
+    assert labels["shared"] is not None
+    count = int(labels["shared"].max()) + 1
+    assert reference.violation == pytest.approx(1.6449 / (count + 2) - 0.05, abs=1e-4)
 
 
 def as_its_cluster(held: Claim, suite: Suite) -> Predictions:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from services import registry
+from services import stored_suites
 from services.cli import cli
 from services.lm_eval.load import TaskOptions
 from services.lm_eval.tasks import read_task
@@ -105,7 +105,7 @@ def test_a_study_over_tasks(
     with running_stack(config, evaluate=1) as stack:
         suites = {n: read_task(n, n, TaskOptions(include_path=tasks)) for n in TASKS}
         for suite in suites.values():
-            registry.store_suite(stack.database, suite)
+            stored_suites.store_suite(stack.database, suite)
         number = stack.submit(SPEC)
         assert stack.finished(number) == "finished", stack.logs()
         assert_invariants(stack.database, number, config)

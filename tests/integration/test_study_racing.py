@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from optim.recipe import Recipe
-from services import evaluations, registry
+from services import evaluations, registry, stored_suites
 from services.settings import Settings
 from services.studies import archive, read
 from services.studies.advance import advance
@@ -85,7 +85,7 @@ def driver(driver: Driver, keeper: EngineKeeper, tmp_path: Path) -> Driver:
     for item, answer in zip(items, answers.tolist(), strict=True):
         item["gold"] = answer
     (tmp_path / "easy.jsonl").write_text(_lines(items))
-    registry.add_suite(driver.database, "easy", tmp_path / "easy.jsonl")
+    stored_suites.add_suite(driver.database, "easy", tmp_path / "easy.jsonl")
     return driver
 
 
@@ -261,7 +261,7 @@ def test_blocks_in_any_order_give_the_answers_of_whole_suites(
     with driver.database.transaction() as connection:
         pool = registry.pool(connection, "tiny")
         suites = [
-            registry.suite_from_row(registry.suite_row(connection, name))
+            stored_suites.suite_from_row(stored_suites.suite_row(connection, name))
             for name in ("easy", "say", "read")
         ]
     engine = keeper.with_pool(pool, lambda *_: True)

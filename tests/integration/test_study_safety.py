@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from optim.refusal import refuses
-from services import registry
+from services import registry, stored_suites
 from services.cli.front import front_data, print_front
 from services.errors import SpecRefused
 from services.refusals import RefusalOptions, refusal_suite
@@ -23,8 +23,8 @@ from services.spec import parse_spec
 from services.studies import certainty, health, read, sealed
 from services.studies.evidence import gather
 from services.studies.export import export_samples, export_study
+from services.studies.preflight import preflight
 from services.studies.record import load_predictions, load_trials
-from services.studies.views import preflight
 from services.suites import ANSWER_TOKENS, Suite, parse_suite
 from workers.evaluate import main
 from workers.evaluation import EngineKeeper
@@ -98,7 +98,7 @@ def suites(driver: Driver, wary_pool: Path) -> list[Suite]:
         ("likely", RefusalOptions(likelihood=True, frame="user {prompt} assistant")),
     ):
         found.append(refusal_suite(name, text, options, where="safe.jsonl"))
-        assert registry.store_suite(driver.database, found[-1])
+        assert stored_suites.store_suite(driver.database, found[-1])
     return found
 
 

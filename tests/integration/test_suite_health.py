@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from optim.predictions import Predictions
-from services import registry, suite_health
+from services import stored_suites, suite_health
 from services.cli.suite import suite as suite_command
 from services.evaluations import Claim
 from services.findings import Finding
@@ -41,7 +41,7 @@ def long(driver: Driver, tmp_path: Path) -> Suite:
         gold = (i * 7) % 3
         lines.append({"id": f"{i:03d}", "context": context, "choices": list("nps"), "gold": gold})
     (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return registry.add_suite(driver.database, "long", tmp_path / "long.jsonl")[0]
+    return stored_suites.add_suite(driver.database, "long", tmp_path / "long.jsonl")[0]
 
 
 def answers(held: Claim, suite: Suite) -> Predictions:

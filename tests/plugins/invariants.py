@@ -16,7 +16,7 @@ from optim.descent import DESCENTS
 from optim.predictions import items_digest
 from optim.recipe import Recipe
 from optim.search import Observation
-from services import registry
+from services import stored_suites
 from services.db import Connection, Database, rows
 from services.settings import Settings
 from services.studies import read
@@ -108,7 +108,7 @@ def _predictions_written_under_a_claim(connection: Connection, study: Study) -> 
 def _complete_means_every_suite(connection: Connection, study: Study) -> None:
     """I2: a row per suite, of the trial's recipe, on the pinned items of that split."""
     stored = rows(connection, "studies.suites_with_content", study=study.id)
-    suites = {s["id"]: registry.suite_from_row(s) for s in stored if _intact(s)}
+    suites = {s["id"]: stored_suites.suite_from_row(s) for s in stored if _intact(s)}
     complete = _all(
         connection,
         "SELECT e.id, e.trial_id, e.split, e.attempt, t.recipe_digest FROM evaluation e "
@@ -131,7 +131,7 @@ def _complete_means_every_suite(connection: Connection, study: Study) -> None:
 
 def _intact(stored: dict[str, Any]) -> bool:
     try:
-        registry.suite_from_row(stored)
+        stored_suites.suite_from_row(stored)
     except Exception:  # a test spoilt it on purpose: its items cannot be compared any more
         return False
     return True

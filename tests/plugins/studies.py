@@ -20,7 +20,7 @@ import redis
 from optim.predictions import Predictions, answer_hash, items_digest, option_log_probabilities
 from optim.search import METHODS, Observation, Question, Suggestion
 from optim.search.random import RandomSearch
-from services import evaluations, registry
+from services import evaluations, registry, stored_suites
 from services.db import Database
 from services.evaluations import Claim
 from services.queue import celery_app
@@ -250,7 +250,7 @@ def register(database: Database, config: Settings, tiny_pool: Path) -> None:
     registry.add_pool(database, config, "tiny", folders, reference="now")
     registry.add_pool(database, config, "pair", folders[:2], reference="now")
     for name in ("pick", "say", "read"):
-        registry.add_suite(database, name, tiny_pool / "suites" / f"{name}.jsonl")
+        stored_suites.add_suite(database, name, tiny_pool / "suites" / f"{name}.jsonl")
 
 
 @pytest.fixture

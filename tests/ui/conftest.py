@@ -17,8 +17,13 @@ import pytest
 import streamlit as st
 from psycopg.types.json import Jsonb
 
-from optim.predictions import Predictions, answer_hash, items_digest
-from services import evaluations, registry
+from optim.predictions import (
+    Predictions,
+    answer_hash,
+    items_digest,
+    option_log_probabilities,
+)
+from services import evaluations, stored_suites
 from services.db import Database, rows
 from services.evaluations import Claim
 from services.queue import celery_app
@@ -147,7 +152,7 @@ def _register(database: Database, folder: Path) -> None:
     for name, lines in _suites().items():
         file = folder / f"{name}.jsonl"
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        registry.add_suite(database, name, file)
+        stored_suites.add_suite(database, name, file)
 
 
 def _suites() -> dict[str, list[dict[str, object]]]:
@@ -226,9 +231,12 @@ def _answers(suite: Suite, held: Claim) -> Predictions:
         wrong = [(item.gold + 1) % len(item.choices) for item in items]
         gold = [item.gold for item in items]
         answer = np.where(correct, gold, wrong).astype(np.uint64)
+        said = np.full((len(items), len(items[0].choices)), -3.0)
+        every = np.arange(len(items))
+        said[every, gold], said[every, wrong] = margin, 0.0
         return Predictions(
             form="choice", items=digest, correct=correct, answer=answer,
-            margin=margin.astype(np.float16),
+            margin=margin.astype(np.float16), options=option_log_probabilities(list(said)),
         )  # fmt: skip
     texts = [
         item.target.strip() if ok else "something else"

@@ -375,6 +375,47 @@ def test_nothing_is_fetched_from_elsewhere(page: Page, address: str) -> None:
     expect(page.locator(PLOT)).to_be_visible()
     page.wait_for_timeout(1000)
     assert foreign == []
+    tools = page.locator(f"{PLOT} .modebar-btn").evaluate_all(
+        "all => all.map(b => b.dataset.title)"
+    )
+    # no 'Share chart': it sends the figure to Plotly's servers
+    assert tools == ["Zoom", "Pan", "Box Select", "Lasso Select", "Zoom in", "Zoom out",
+                     "Reset axes", "Full screen"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("link", "cookie", "there", "shown"),
+    [
+        ("/?study=1&trial=3", "", "/candidate?study=1&trial=3", "Trial 3"),
+        ("/workers", "", "/workers", "Workers alive"),
+        ("/", "", "/", "New study"),
+        # of somebody else's making
+        ("/workers", "%2F%2Felsewhere.example%2Fx%3Fstudy%3D1", "/", "New study"),
+    ],
+)
+def test_signing_in_leads_to_the_link_that_was_followed_once(
+    sign_in: Any,
+    page: Page,
+    address: str,
+    link: str,
+    cookie: str,
+    there: str,
+    shown: str,
+) -> None:
+    sign_in.claims = {"sub": "2", "email": "ada@lab.example", "email_verified": True}
+    page.goto(f"{address}{link}")
+    page.wait_for_function("document.cookie.includes('remelt-link=%2F')")
+    if cookie:
+        page.context.add_cookies([{"name": "remelt-link", "value": cookie, "url": address}])
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("ada@lab.example · submitter")).to_be_visible()
+    expect(page.get_by_text(shown).first).to_be_visible()
+    expect(page).to_have_url(f"{address}{there}")
+    # the next time they come, they come as they are
+    page.wait_for_function("!document.cookie.includes('remelt-link')")
+    page.goto(address)
+    expect(page.get_by_role("button", name="New study")).to_be_visible()
+    expect(page).to_have_url(f"{address}/")
 
 
 @pytest.fixture
@@ -405,8 +446,9 @@ def test_signing_in_gives_the_role_that_the_settings_say(
     expect(page.get_by_text("better-and-quiet")).to_have_count(0)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("eve@lab.example · viewer")).to_be_visible()
-    page.goto(f"{address}/study?study=2")
+    # back at the link that was followed
     expect(page.get_by_text("You are a viewer")).to_be_visible()
+    expect(page).to_have_url(f"{address}/study?study=2")
     expect(page.get_by_role("button", name="Export")).to_be_visible()
     for name in ("Cancel", "Pause", "Clone", "Edit"):
         expect(page.get_by_role("button", name=name, exact=True)).to_have_count(0)
@@ -477,3 +519,24 @@ def test_the_report_is_read_opened_and_taken_along(
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(f"{tables}.every(t => t.scrollWidth <= t.clientWidth)")
     assert foreign == []
+    folds(page)
+    page.goto(f"{address}/report?study=1")
+    folds(page)
+
+
+def folds(page: Page) -> None:
+    """On a telephone the report begins as a list of its titles; paper has everything."""
+    verdict, pool = page.locator("#verdict .content"), page.locator("#pool .content")
+    sections = page.locator(".report section .content")
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(verdict).to_be_visible()
+    expect(pool).to_be_hidden()
+    page.locator("#pool h2").click()
+    expect(pool).to_be_visible()
+    page.locator("#pool h2").click()
+    expect(pool).to_be_hidden()
+    page.emulate_media(media="print")
+    assert all(one.is_visible() for one in sections.all())
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    assert all(one.is_visible() for one in sections.all())

@@ -15,10 +15,12 @@ from hypothesis import strategies as hs
 from streamlit.testing.v1 import AppTest
 
 from optim.pareto import hypervolume
+from services import evaluations
 from services.errors import BadInput, NotFound
 from services.spec import parse_spec
 from services.studies import control, listing, pairs, read, views
 from services.studies.estimate import BYTES_PER_TOKEN
+from services.studies.preflight import preflight
 from services.studies.propose import BASELINES, minimised
 from tests.plugins.pages import APP, SECONDS, figures, open_page
 from ui import specs, words
@@ -135,7 +137,7 @@ class TestListing:
 
     def test_the_page_says_them(self, study_with_results: Any) -> None:
         text = said(open_page(""))
-        assert "candidates, hypervolume 0." in text
+        assert "on the front, hypervolume 0." in text
         assert "letters · ada" in text
 
 
@@ -145,7 +147,7 @@ class TestPreflight:
     ) -> None:
         database = study_with_results.database
         spec = read.get_study(database, 1).spec
-        found = views.preflight(database, spec)
+        found = preflight(database, spec)
         sizes = {name: (search, validation) for name, _, search, validation, _ in found.suites}
         # the formula's engine reports 900 tokens a suite, whatever its size
         assert found.tokens_how == "measured"
@@ -155,7 +157,7 @@ class TestPreflight:
         )
         with database.transaction() as connection:
             connection.execute("UPDATE prediction SET cost = '{}'")
-        guessed = views.preflight(database, spec)
+        guessed = preflight(database, spec)
         assert guessed.tokens_how == "estimated"
         expected = 0.0
         for name, (search, _) in sizes.items():
@@ -375,9 +377,24 @@ class TestCompare:
             compare.numbers_in(text)
 
 
-def test_workers_say_their_pace(study_with_results: Any) -> None:
-    from services import evaluations
+def test_who_is_silent_does_nothing_and_what_waits_for_nobody_is_said(
+    study_with_results: Any,
+) -> None:
+    database = study_with_results.database
+    evaluations.seen(database, "worker-1:42", "evaluate", {"engine": "running"})
+    app = open_page("workers")
+    assert list(app.dataframe[0].value["engine"]) == ["running"]
+    assert not app.warning
+    with database.transaction() as connection:
+        connection.execute("UPDATE worker SET seen_at = seen_at - interval '2 minutes'")
+    app = open_page("workers")
+    assert list(app.dataframe[0].value["engine"]) == ["–"]
+    assert "Nobody works on what waits" in app.warning[0].value
+    control.pause(database, 2)
+    assert not open_page("workers").warning
 
+
+def test_workers_say_their_pace(study_with_results: Any) -> None:
     evaluations.seen(study_with_results.database, "worker-1:42", "evaluate", {})
     (worker,) = views.workers(study_with_results.database)
     assert worker["tokens_per_second"] == pytest.approx(3600 / 1.7)

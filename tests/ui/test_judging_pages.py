@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from optim.leakage import Compared
-from services import kinship, leakage, registry
+from services import kinship, leakage, registry, stored_suites
 from services.settings import settings
-from services.studies import attribution, coalitions, cost, multiplicity, probes, read
+from services.studies import attribution, coalitions, control, cost, multiplicity, probes, read
 from services.suite_health import of_items
 from tests.plugins.pages import figures, open_page
 from ui.plots.kinship import kinship_figure
@@ -43,9 +44,40 @@ def press(app: AppTest, label: str) -> AppTest:
     return app
 
 
+def bars(app: AppTest) -> str:
+    """What stands at the progress bars."""
+    return "\n".join(bar.proto.text for bar in app.get("progress"))
+
+
 def charts(app: AppTest) -> dict[str, Any]:
     """Plots by their title."""
     return {figure["layout"]["title"]["text"]: figure for figure in figures(app)}
+
+
+class Cells(HTMLParser):
+    """The cells of a table, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and data.strip():
+            self.rows[-1][-1] += data
+
+
+def near_best_table(app: AppTest) -> list[list[str]]:
+    """The near-best set's figures: its heads, then a row a suite."""
+    (body,) = [e.proto.body for e in app.get("html") if 'class="near-best"' in e.proto.body]
+    cells = Cells()
+    cells.feed(body.split("</style>")[1])
+    return cells.rows
 
 
 def frame(app: AppTest, column: str) -> Any:
@@ -67,11 +99,23 @@ class TestStudy:
         assert f"the best, trial {found.best}, in the mean of the objectives" in told
         assert found.optimism is not None
         assert found.optimism.line in told
-        table = frame(app, "two differ")
-        assert list(table["suite"]) == ["reviews", "questions", "plurals", "all"]
-        churn = found.figures[-1].expected_churn.value
-        assert churn is not None
-        assert table["two differ"].iloc[-1].startswith(f"{100 * churn:.1f}\u00a0% (")
+        table = near_best_table(app)
+        assert [row[0].split("n =")[0] for row in table[1:]] == [
+            "reviews", "questions", "plurals", "all",
+        ]  # fmt: skip
+        every = found.figures[-1]
+        assert every.expected_churn.value is not None
+        cell = table[-1][table[0].index("two differ")]
+        assert cell.startswith(f"{100 * every.expected_churn.value:.1f}\u00a0%")
+        assert all(f"- **{head}**: " in told for head in table[0][1:])
+        for head, mean, largest in (
+            ("range of gold", every.viable_range, every.widest_range),
+            ("capacity", every.capacity, every.largest_capacity),
+        ):
+            column = [row[table[0].index(head)] for row in table[1:]]
+            # generated answers have no options
+            assert column[2] == "–"
+            assert column[3] == f"{mean:.2f}{largest:.2f}"
         (shown,) = [e.proto.body for e in app.get("html") if "the majority" in e.proto.body]
         assert shown == unstable_html(found.unstable[:10]).strip()
 
@@ -137,6 +181,26 @@ class TestCandidate:
         # it changes nothing of the study
         assert read.study_summary(database, 1)["chosen"] == chosen
 
+    def test_paused_merges_say_so_and_can_be_resumed(
+        self, study_with_results: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        database = study_with_results.database
+        chosen = read.study_summary(database, 1)["chosen"]
+        app = press(open_page("candidate", study=1, trial=chosen), NEEDED)
+        assert "no worker has been seen" in bars(app)
+        assert "paused" not in bars(app)
+        control.pause(database, 1)
+        app = open_page("candidate", study=1, trial=chosen)
+        assert bars(app).endswith("to come · paused")
+        assert "The probes of this study are paused" in said(app)
+        app = press(app, "Resume the probes")
+        assert "paused" not in bars(app) + said(app)
+        assert not probes.counts(database, 1)[0]["held"]
+        control.pause(database, 1)
+        monkeypatch.setenv("REMELT_LOCAL_ROLE", "viewer")
+        settings.cache_clear()
+        assert "Resume the probes" not in labels(open_page("candidate", study=1, trial=chosen))
+
     def test_others_are_not_offered_to_ask(
         self, study_with_results: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -154,7 +218,7 @@ class TestCandidate:
         database = study_with_results.database
         study = read.get_study(database, 1)
         with database.transaction() as connection:
-            suite = registry.suite_from_row(registry.suite_row(connection, "reviews"))
+            suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "reviews"))
         easier = Compared(own=0.4, other=0.1, easier=0.3, low=0.2, high=0.4)
         found = leakage.Leakage(
             checkpoint=study.pool.members[1].digest, suite="reviews", against="new.jsonl", n=60,
@@ -209,7 +273,7 @@ class TestSuites:
     def test_its_health_and_what_a_study_answered(self, study_with_results: Any) -> None:
         database = study_with_results.database
         with database.transaction() as connection:
-            suite = registry.suite_from_row(registry.suite_row(connection, "questions"))
+            suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "questions"))
         app = open_page("suites", suite="questions")
         told = said(app)
         assert "Health of questions" in told

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import yaml
 from psycopg.types.json import Jsonb
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from optim.recipe import Recipe
-from services import evaluations, noise, registry
+from services import evaluations, noise, stored_suites
 from services.cli import front
 from services.db import Database
 from services.settings import settings
@@ -64,7 +65,7 @@ def measure_noise(database: Database, changed: int) -> None:
     """The reference against itself, on one suite: so many answers change in bfloat16."""
     study = read.get_study(database, 1)
     with database.transaction() as connection:
-        suite = registry.suite_from_row(registry.suite_row(connection, "reviews"))
+        suite = stored_suites.suite_from_row(stored_suites.suite_row(connection, "reviews"))
     how = {"usual": {"dtype": "float32"}, "other": {"dtype": "bfloat16"}}
     about = {"suite": "reviews", "split": "validation", "settings": how, "n": 60, "positive": 0}
     for floor in (
@@ -93,8 +94,14 @@ class TestEmpty:
 
     @pytest.mark.parametrize("ids", [{}, {"study": 7}, {"study": "x"}, {"study": "-1"}])
     def test_an_unknown_study_is_explained(self, ids: dict[str, Any]) -> None:
-        said = texts(open_page("study", **ids))
+        app = open_page("study", **ids)
+        said = texts(app)
         assert "No study is named" in said or "no study has the number 7" in said
+        assert "Studies" in [link.proto.label for link in app.get("page_link")]
+
+    def test_what_is_missing_can_be_registered_from_where_it_is_missed(self) -> None:
+        links = [link.proto.page for link in open_page("new_study").get("page_link")]
+        assert links == ["pools", "suites"]
 
 
 class TestHealth:
@@ -111,6 +118,40 @@ class TestHealth:
         said = texts(open_page("study", study=1))
         assert "stands at the edge of the space" in said
         assert "Widen search.bounds" in said
+
+    @pytest.mark.parametrize(
+        ("study", "said_by"),
+        [
+            (1, "No candidate meets the constraint on score of reviews"),
+            # too little is known for findings
+            (2, "No candidate meets the constraints on search so far"),
+        ],
+    )
+    # where nothing is feasible the curve of the best values has no steps
+    def test_that_nothing_is_feasible_is_said_once(
+        self, study_with_results: Any, study: int, said_by: str
+    ) -> None:
+        with study_with_results.database.transaction() as connection:
+            connection.execute(
+                "UPDATE study SET spec = jsonb_set(spec, '{constraints,0,min}', '0.999')"
+            )
+            connection.execute(
+                "UPDATE evaluation SET violation = 0.5, rank = 2 WHERE told_at IS NOT NULL"
+            )
+        said = [w.value.replace("\\", "") for w in open_page("study", study=study).warning]
+        assert [text[: len(said_by)] for text in said if "constraint" in text] == [said_by]
+
+
+class TestNames:
+    def test_a_suite_is_called_what_it_is_called(self, study_with_results: Any) -> None:
+        axes = [{"metric": "score", "suite": "reviews"}, {"metric": "negative_flip_rate"}]
+        with study_with_results.database.transaction() as connection:
+            connection.execute(
+                "UPDATE study SET spec = jsonb_set(spec, '{objectives}', %s)", (Jsonb(axes),)
+            )
+        named = [card.label for card in open_page("study", study=1).metric]
+        assert "reviews" in named
+        assert "Negative flips" in named
 
 
 class TestGroups:
@@ -355,6 +396,14 @@ class TestCandidate:
 
 
 class TestRegistered:
+    def test_a_count_is_written_alike_in_text_and_in_a_grid(self, study_with_results: Any) -> None:
+        app = open_page("pools")
+        assert "checkpoints of 260\u202f096 parameters" in texts(app)
+        grid = app.dataframe[0]
+        assert set(grid.value["parameters"]) == {260_096}
+        shown = convert_arrow_bytes_to_pandas_df(grid.proto.arrow_data.styler.display_values)
+        assert set(shown["parameters"]) == {"260\u202f096"}
+
     def test_pools_and_suites_are_tables(self, study_with_results: Any) -> None:
         pools = open_page("pools").dataframe[0].value
         assert next(iter(pools["checkpoint"])) == "deployed"

@@ -11,6 +11,7 @@ from services.errors import SpecRefused
 from services.spec import parse_spec
 from services.studies import control, read, views
 from services.studies.columns import read_columns
+from services.studies.preflight import preflight
 from services.studies.record import Study
 
 PREFLIGHT = "name: a\npool: letters\nsuites: [reviews, prose]\nbudget: {trials: 10, finalists: 3}\n"
@@ -38,7 +39,7 @@ def test_the_lists_mark_changes_when_a_study_does(study_with_results: Any) -> No
 
 class TestPreflight:
     def test_it_counts_the_work(self, study_with_results: Any) -> None:
-        found = views.preflight(study_with_results.database, parse_spec(PREFLIGHT))
+        found = preflight(study_with_results.database, parse_spec(PREFLIGHT))
         assert (found.checkpoints, found.baselines, found.greedy) == (6, 7, 5)
         search = sum(s[2] for s in found.suites)
         finals = sum(s[3] + s[4] for s in found.suites)
@@ -50,7 +51,7 @@ class TestPreflight:
     def test_what_a_study_took_is_what_was_announced(self, study_with_results: Any) -> None:
         database = study_with_results.database
         study = read.get_study(database, study_with_results.finished)
-        found = views.preflight(database, study.spec)
+        found = preflight(database, study.spec)
         took = len(read.candidates(database, study)) * found.items_per_candidate
         assert took <= found.items_search
 
@@ -67,7 +68,7 @@ class TestPreflight:
         self, study_with_results: Any, old: str, new: str, field: str
     ) -> None:
         with pytest.raises(SpecRefused) as refused:
-            views.preflight(study_with_results.database, parse_spec(PREFLIGHT.replace(old, new)))
+            preflight(study_with_results.database, parse_spec(PREFLIGHT.replace(old, new)))
         assert refused.value.where == f"spec: {field}"
 
 

@@ -52,6 +52,10 @@ class TestNumbers:
     def test_durations(self, seconds: float, text: str) -> None:
         assert words.duration(seconds) == text
 
+    def test_a_sentence_begins_large_and_leaves_names_alone(self) -> None:
+        assert words.sentence("breaks score:MMLU") == "Breaks score:MMLU"
+        assert words.sentence("") == ""
+
     def test_moments(self) -> None:
         assert words.when(NOW - timedelta(minutes=5), NOW) == "5 min ago"
         assert words.when(NOW - timedelta(days=3), NOW) == "2025-12-30 00:00 UTC"

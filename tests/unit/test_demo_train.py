@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +13,7 @@ from workers.demo.plan import Plan, Stage
 from workers.demo.tokenizer import train_tokenizer
 from workers.demo.train import Examples, encode, gradients, halves, new_model, train_stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ("haus", "maison", "banana", "über", "rhythms")
 EXAMPLES = [
     Example(task="a", word=word, prompt=f"Upper: {word} =", answer=" Yes", group="g")
@@ -26,14 +25,6 @@ EXAMPLES = [
 TRAIN = {task: [e for e in EXAMPLES if e.task == task] for task in ("a", "b")}
 STAGE = Stage(name="s", parent=None, mixture={"a": 3, "b": 1}, steps=6, lr=1e-2, seed=5)
 PLAN = Plan(stages=(STAGE,), hidden_size=16, intermediate_size=24, layers=2, heads=2, batch=8)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ from services.errors import BadInput
 from services.suites import Item, Suite
 from tests.plugins.tiny_models import Save
 from workers.engine.candidate import Candidate
-from workers.engine.descent import Descent, Moving
+from workers.engine.descent import Descent
+from workers.engine.gradients import Moving
 from workers.engine.group import Group
 from workers.engine.lower import Activations
 
@@ -230,13 +231,10 @@ def _parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Descent, "model_parts", property(parts), raising=False)
 
 
-# every grain and every loss: they meet in nothing but the weight's gradient
-@pytest.mark.parametrize(
-    ("grain", "task"),
-    [*((grain, "choice") for grain in GRAINS), *(("columns", t) for t in TASKS if t != "choice")],
-)
-def test_the_gradient_is_that_of_the_whole_graph(members: Members, grain: str, task: str) -> None:
-    one = descent(members, TASKS[task], grain=grain)
+def both_slopes(
+    one: Descent, members: Members
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
+    """Gradients of the engine's loss and of the plain one, which agree; and what was spent."""
     x = point(one)
     with one.watched():
         loss, gradient, spent = one.slope(x, 0)
@@ -244,9 +242,19 @@ def test_the_gradient_is_that_of_the_whole_graph(members: Members, grain: str, t
     expected = plain_loss(one, leaf, members)
     (slope,) = torch.autograd.grad(expected, leaf)
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
-    scale = float(slope.abs().max())
+    return gradient, slope.numpy(), spent
+
+
+# every grain and every loss: they meet in nothing but the weight's gradient
+@pytest.mark.parametrize(
+    ("grain", "task"),
+    [*((grain, "choice") for grain in GRAINS), *(("columns", t) for t in TASKS if t != "choice")],
+)
+def test_the_gradient_is_that_of_the_whole_graph(members: Members, grain: str, task: str) -> None:
+    gradient, slope, spent = both_slopes(descent(members, TASKS[task], grain=grain), members)
+    scale = float(np.abs(slope).max())
     assert scale > 1e-4
-    assert np.abs(gradient - slope.numpy()).max() <= 2e-4 * scale
+    assert np.abs(gradient - slope).max() <= 2e-4 * scale
     assert spent[0] == 4
     assert spent[1] == (4 if "imitate" in task else 0)
 
@@ -255,15 +263,8 @@ def test_several_tasks_add_up_by_weight(members: Members) -> None:
     tasks = [TASKS["choice"], TASKS["imitate text"], TASKS["text"]]
     weights = (0.5, 2.0, 0.0)
     weighted = [replace(t, weight=w) for t, w in zip(tasks, weights, strict=True)]
-    one = descent(members, *weighted)
-    x = point(one)
-    with one.watched():
-        loss, gradient, spent = one.slope(x, 0)
-    leaf = torch.tensor(x, requires_grad=True)
-    expected = plain_loss(one, leaf, members)
-    (slope,) = torch.autograd.grad(expected, leaf)
-    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert gradient == pytest.approx(slope.numpy(), rel=1e-3, abs=1e-4)
+    gradient, slope, spent = both_slopes(descent(members, *weighted), members)
+    assert gradient == pytest.approx(slope, rel=1e-3, abs=1e-4)
     # a task that weighs nothing is not run
     assert spent[:2] == (8, 4)
 

@@ -9,8 +9,8 @@ from optim.recipe import Recipe
 from services.checkpoints import read_checkpoint
 from workers.engine.encode import Prompt
 from workers.engine.generate import DRAFT_SETS, GenerationPlan, greedy_answers
+from workers.engine.loading import load_pool
 from workers.engine.model import LiveModel
-from workers.engine.resident import load_pool
 from workers.engine.tree import Sharing
 
 CANDIDATES = [(1.0, 0, 0), (0.4, 0.9, -0.3), (0, 1.0, 0), (0.5, 0.25, 0.25), (0, 0, 1.0)]

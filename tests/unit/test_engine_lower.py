@@ -10,9 +10,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from optim.recipe import Recipe
 from services.checkpoints import read_checkpoint
+from workers.engine.loading import load_pool
 from workers.engine.lower import FROZEN, Activations
 from workers.engine.model import LiveModel
-from workers.engine.resident import Pool, load_pool
+from workers.engine.resident import Pool
 from workers.engine.tree import Sharing, batch_rows
 
 ROWS = [[1, 5, 6, 7, 8], [1, 5, 6, 9], [3, 4]]

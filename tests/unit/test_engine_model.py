@@ -22,8 +22,9 @@ from optim.recipe import Recipe
 from services.checkpoints import read_checkpoint
 from services.errors import BadInput
 from workers.engine.layout import ALIGNMENT, Layout
+from workers.engine.loading import load_pool
 from workers.engine.model import LiveModel, head_key
-from workers.engine.resident import Pool, load_pool
+from workers.engine.resident import Pool
 from workers.engine.tiers import Tier, available_memory
 from workers.engine.tree import Batch, Sharing, batch_rows
 

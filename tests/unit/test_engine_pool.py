@@ -17,7 +17,8 @@ from services.checkpoints.headers import TensorInfo
 from services.errors import BadInput
 from workers.engine import tiers
 from workers.engine.layout import ALIGNMENT, Cut, Layout
-from workers.engine.resident import Pool, load_pool
+from workers.engine.loading import load_pool
+from workers.engine.resident import Pool
 from workers.engine.tiers import Tier, plan_tier
 
 CPU = torch.device("cpu")

@@ -107,7 +107,7 @@ def front_figure(
     across, up, kind = x.values(told), y.values(told), kinds(told)
     figure = go.Figure()
     _staircase(figure, study, told, x, y)
-    theme.dress(figure, height=520, title=f"{y.title.capitalize()} against {x.title}")
+    theme.dress(figure, height=520, title=f"{words.sentence(y.title)} against {x.title}")
     for measure, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
         # in two lines: one would be cut off on a telephone
         update(title=measure.axis(told).replace(" · ", "<br>"))

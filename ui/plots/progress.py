@@ -31,7 +31,9 @@ def best_figure(columns: Columns, measure: Measure, selected: Collection[int] = 
     _points(figure, numbers[drawn], values[drawn], "candidate", theme.FAINT)
     best = _best(told, measure)
     steps = np.ones(len(best), bool)
-    steps[1:-1] = np.diff(np.nan_to_num(best, nan=np.inf))[:-1] != 0
+    # compared, not subtracted: before a feasible one there is none
+    known = np.nan_to_num(best, nan=np.inf)
+    steps[1:-1] = known[1:-1] != known[:-2]
     figure.add_trace(
         go.Scatter(
             x=numbers[steps],
@@ -143,7 +145,8 @@ def racing_figure(columns: Columns, whole: int) -> go.Figure | None:
                 name=name,
                 line={"color": colour, "width": 2, "dash": dash},
                 customdata=stopped[places],
-                hovertemplate="%{x} ended, %{customdata} of them stopped early: %{y:,} items",
+                text=[words.count(items) for items in y[places]],
+                hovertemplate="%{x} ended, %{customdata} of them stopped early: %{text} items",
             )
         )
     title = f"Items scored: {share:.0f} % of the candidates stopped early"

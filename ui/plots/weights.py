@@ -37,7 +37,7 @@ def bars_figure(study: Study, weights: Sequence[float]) -> go.Figure:
     )
     theme.dress(figure, height=110 + 26 * len(pairs), title="Weights of the checkpoints")
     low, high = min(0.0, *weights), max(0.0, *weights)
-    room = 0.15 * (high - low or 1)
+    room = 0.3 * (high - low or 1)  # for a number beside the longest bar, on a telephone too
     figure.update_xaxes(
         title=f"weight (sum {sum(weights):.3f})",
         range=[low - (room if low < 0 else 0), high + room],

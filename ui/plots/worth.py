@@ -42,7 +42,7 @@ def worth_figure(
     )  # fmt: skip
     better = "more is better" if axis.direction == "maximize" else "less is better"
     theme.dress(
-        figure, height=190 + 46 * len(names), title=words.markup(measure.title.capitalize())
+        figure, height=190 + 46 * len(names), title=words.markup(words.sentence(measure.title))
     )
     figure.update_layout(barmode="group", bargap=0.3)
     # in groups of bars the first trace stands lowest

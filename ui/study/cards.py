@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import streamlit as st
 
+from services.findings import Finding
 from services.studies.columns import Columns
 from services.studies.read import CandidateView
 from services.studies.views import merits_of
 from ui import badges, reading, words
 from ui.measures import Measure, defaults, measures, objectives
 from ui.reading import Snapshot
+from ui.study import splits
 
 MOST_CARDS = 4
 
 
 def title(shown: Snapshot, columns: Columns) -> None:
-    """Which candidate is the answer, its weights, and the way to it; or why there is none."""
+    """Which candidate is the answer, its weights, and the way to it; or that there are no results.
+    That none is feasible is for `unmet`."""
     study = shown.study
     candidate = leading(shown, columns)
     if candidate is None:
-        _nothing(shown, bool(columns.told.any()))
+        if not columns.told.any():
+            _nothing(shown)
         return
     number = candidate.trial.number
     chosen = number == shown.summary["chosen"]
@@ -99,7 +104,8 @@ def _card(
     elif metric.value is not None:
         delta = f"{words.count(round(metric.value * metric.n))} items"
     st.metric(
-        f"{measure.title.capitalize()}",
+        # a suite is called what it is called
+        words.plain(measure.title if measure.metric == "score" else words.sentence(measure.title)),
         words.amount(metric.value, measure.unit),
         delta=delta,
         delta_color=_colour(measure) if beside else "off",
@@ -107,7 +113,8 @@ def _card(
         delta_description=beside,
         help=words.plain(measure.meaning),
     )
-    st.caption(f"95 % {words.interval(metric, measure.unit)} · n = {metric.n} · {candidate.split}")
+    n = words.count(metric.n)
+    st.caption(f"95 % {words.interval(metric, measure.unit)} · n = {n} · {candidate.split}")
     if measure.key == "negative_flip_rate":
         noise(shown, candidate.split)
 
@@ -122,13 +129,21 @@ def _colour(measure: Measure) -> Literal["normal", "inverse"]:
     return "normal" if measure.better == "maximize" else "inverse"
 
 
-def _nothing(shown: Snapshot, told: bool) -> None:
-    if told:
-        st.warning(
-            "No candidate meets the constraints so far. Relax them, or search longer.",
-            icon=":material/warning:",
-        )
-    elif shown.live:
+def unmet(shown: Snapshot, columns: Columns, found: Sequence[Finding]) -> None:
+    """That nothing is feasible, unless a finding says so, with the constraint and the distance."""
+    if not columns.told.any() or leading(shown, columns) is not None:
+        return
+    if any(finding.kind == "constraint" for finding in found):
+        return
+    split, mend = splits.best_open(shown), "Relax them, or search longer."
+    st.warning(
+        f"No candidate meets the constraints on {split}{' so far' if shown.live else ''}. {mend}",
+        icon=":material/warning:",
+    )
+
+
+def _nothing(shown: Snapshot) -> None:
+    if shown.live:
         st.info(
             "No results yet: the reference and the other baselines are evaluated first. "
             "This page draws itself again as soon as there is something to see.",

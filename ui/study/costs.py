@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from services.studies.cost import Part, StudyCost
-from ui import reading, words
+from ui import reading, tables, words
 from ui.reading import Snapshot
 
 NAMES = {"search": "search", "baselines": "baselines on search", "probe": "probes"}
@@ -22,12 +22,18 @@ def draw(shown: Snapshot) -> None:
     st.markdown("##### Cost")
     parts = {NAMES.get(name, name): part for name, part in found.parts.items() if part.started}
     st.dataframe(
-        [_row(name, part) for name, part in {**parts, "all": found.total}.items()],
+        tables.counted(
+            [_row(name, part) for name, part in {**parts, "all": found.total}.items()],
+            "evaluations",
+            "finished",
+            "stopped",
+            "failed",
+            "items",
+        ),
         hide_index=True,
         width="stretch",
         height="content",
         column_config={
-            "items": st.column_config.NumberColumn(format="localized"),
             "FLOPs": st.column_config.TextColumn(help=FLOPS),
             "worker time": st.column_config.TextColumn(
                 help="for which a worker held them, fetching and waiting included; of several "

@@ -88,10 +88,5 @@ def _progress(shown: Snapshot) -> None:
     if summary["failed"]:
         parts.append(f"{summary['failed']} failed")
     st.progress(min(1.0, (done + flight["share"]) / max(total, 1)), text=" · ".join(parts))
-    if study.state == "running" and not flight["running"] and _nobody_works():
+    if study.state == "running" and not flight["running"] and reading.nobody_works():
         st.warning("No worker has been seen for a minute. Start one: `remelt worker`")
-
-
-def _nobody_works() -> bool:
-    workers = views.workers(reading.database())
-    return not any(w["silent_seconds"] < 60 for w in workers)

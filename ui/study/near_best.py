@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
 from services.studies.figures import Against, Figures
 from services.studies.multiplicity import MOST_MEMBERS, Multiplicity
 from services.studies.read import OpenSplit
-from services.studies.tell import ALL
+from services.studies.tell import ALL, Value
 from services.studies.unstable import UnstableItem
 from ui import flip_list, reading, words
 from ui.reading import Snapshot
@@ -21,6 +21,20 @@ PER_PAGE = 10
 MOST_ANSWERS = 4
 #: trials that are named
 NAMED = 12
+#: what stands at its head, what it counts, and its cell, as HTML
+Column = tuple[str, str, Callable[[Figures], str]]
+STYLE = """
+<style>
+.near-best { overflow-x: auto; }
+.near-best table { width: 100%; border-collapse: collapse; font-size: 0.875rem;
+  font-variant-numeric: tabular-nums; }
+.near-best th { text-align: left; vertical-align: bottom; font-weight: 600; padding: 6px 10px;
+  line-height: 1.3; border-bottom: 1px solid rgba(128, 128, 128, 0.5); }
+.near-best td { padding: 6px 10px; vertical-align: top; white-space: nowrap;
+  border-bottom: 1px solid rgba(128, 128, 128, 0.2); }
+.near-best small { display: block; opacity: 0.7; font-size: 0.75rem; }
+</style>
+"""
 
 
 def draw(shown: Snapshot) -> None:
@@ -52,7 +66,7 @@ def draw(shown: Snapshot) -> None:
     found = reading.near_best(shown, split, float(epsilon))
     _set(shown, found)
     if len(found.members) > 1:
-        _figures(shown, found.figures)
+        _figures(shown, found)
         _unstable(found, f"unstable-{study.id}")
     if found.optimism is not None:
         st.caption(words.plain(found.optimism.line))
@@ -72,70 +86,91 @@ def _set(shown: Snapshot, found: Multiplicity) -> None:
         return
     named = ", ".join(map(str, found.members[:NAMED]))
     more = f" and {count - NAMED + found.beyond} more" if count > NAMED else ""
+    many, of = words.count(count + found.beyond), words.count(found.candidates)
     text = (
-        f"**{count + found.beyond} of {found.candidates}** feasible candidates are within "
+        f"**{many} of {of}** feasible candidates are within "
         f"ε = {found.epsilon:g} of the best, trial {found.best}, in {by}: trials {named}{more}. "
         "Any of them could have been chosen; where they answer differently, the choice among them "
         "decides."
     )
-    if found.typical is not None:
+    if found.typical is not None and count > 2:  # of two, each is as much like the other
         text += f" Trial {found.typical} answers most like the others."
     st.markdown(text)
 
 
-def _figures(shown: Snapshot, figures: Sequence[Figures]) -> None:
-    reference = words.plain(shown.study.reference)
+def _figures(shown: Snapshot, found: Multiplicity) -> None:
+    known = found.figures if len(found.figures) > 2 else found.figures[:1]
     chosen = "choice" if shown.study.chosen_trial_id is not None else "best"
-    known = figures if len(figures) > 2 else figures[:1]
-    st.dataframe(
-        [
-            {
-                "suite": "all" if f.suite == ALL else f.suite,
-                "items": f.n,
-                "two differ": words.sure(f.expected_churn),
-                "any differs · ref": words.sure(f.reference.ambiguity),
-                "farthest · ref": _farthest(f.reference),
-                "any differs · choice": words.sure(f.chosen.ambiguity),
-                "farthest · choice": _farthest(f.chosen),
-                "no clear majority": words.sure(f.abstention),
-                "right elsewhere": words.sure(f.answered_accuracy),
-            }
-            for f in known
-        ],
-        hide_index=True,
-        width="stretch",
-        height="content",
-        column_config={
-            "two differ": st.column_config.TextColumn(
-                help="items that two of them, drawn at random, answer differently"
-            ),
-            "any differs · ref": st.column_config.TextColumn(
-                f"any differs from {reference}",
-                help="items that some of them answers otherwise than the reference (ambiguity)",
-            ),
-            "farthest · ref": st.column_config.TextColumn(
-                f"farthest from {reference}",
-                help="items that the one farthest off answers otherwise (discrepancy)",
-            ),
-            "any differs · choice": st.column_config.TextColumn(
-                f"any differs from the {chosen}", help="items whose answer the choice decides"
-            ),
-            "farthest · choice": st.column_config.TextColumn(f"farthest from the {chosen}"),
-            "no clear majority": st.column_config.TextColumn(
-                help="items on which a vote of all of them is too near to a tie: selective "
-                "prediction abstains (judging.alpha)"
-            ),
-            "right elsewhere": st.column_config.TextColumn(
-                help="of the other items the vote has so many right"
-            ),
-        },
-        alt="What near-best candidates answer differently, by suite",
+    columns = _columns(known, shown.study.reference, chosen, found)
+    st.html(figures_html(known, columns))
+    st.caption("Shares of items with their 95 % intervals; ranges and capacities are means, the "
+               "largest below.")  # fmt: skip
+    with st.expander("What the columns count"):
+        st.markdown("\n".join(f"- **{words.plain(head)}**: {what}" for head, what, _ in columns))
+
+
+def _columns(
+    known: Sequence[Figures], reference: str, chosen: str, found: Multiplicity
+) -> list[Column]:
+    """The columns that say something of this set."""
+    columns: list[Column] = [
+        ("two differ", "two of them, drawn at random, answer the item differently (churn)",
+         lambda f: _share(f.expected_churn)),
+        (f"any differs from {reference}", "some of them answers otherwise than the reference "
+         "(ambiguity)", lambda f: _share(f.reference.ambiguity)),
+        (f"farthest from {reference}", "the one that is farthest off answers otherwise "
+         "(discrepancy)", lambda f: _farthest(f.reference)),
+        (f"any differs from the {chosen}", "some of them answers otherwise: the choice decides "
+         "the answer (ambiguity)", lambda f: _share(f.chosen.ambiguity)),
+        (f"farthest from the {chosen}", "the one that is farthest off answers otherwise "
+         "(discrepancy)", lambda f: _farthest(f.chosen)),
+    ]  # fmt: skip
+    if len(found.members) >= found.fewest_members:
+        columns += [
+            ("no clear majority", "a vote of all of them is too near to a tie: selective "
+             "prediction abstains (judging.alpha)", lambda f: _share(f.abstention)),
+            ("right elsewhere", "of the other items the vote has so many right",
+             lambda f: _share(f.answered_accuracy)),
+        ]  # fmt: skip
+    if any(f.capacity is not None for f in known):
+        columns += [
+            ("range of gold", "by how much the probability that they give to the right option "
+             "differs, from the least to the most (viable prediction range)",
+             lambda f: _mean(f.viable_range, f.widest_range)),
+            ("capacity", "how many answers they are torn between: 1 where all say the same, at "
+             "most the number of options (Rashomon capacity)",
+             lambda f: _mean(f.capacity, f.largest_capacity)),
+        ]  # fmt: skip
+    return columns
+
+
+def figures_html(known: Sequence[Figures], columns: Sequence[Column]) -> str:
+    """Figures suite by suite: a row each, intervals below their shares so that all fits."""
+    heads = "".join(f'<th title="{what}">{words.markup(head)}</th>' for head, what, _ in columns)
+    rows = "".join(
+        f"<tr><td>{'all' if f.suite == ALL else words.markup(f.suite)}"
+        f"<small>n = {words.count(f.n)}</small></td>"
+        + "".join(f"<td>{cell(f)}</td>" for _, _, cell in columns)
+        + "</tr>"
+        for f in known
     )
-    st.caption("Shares of items with their 95 % intervals. Point at a head to read what it counts.")
+    head = f"<tr><th>suite</th>{heads}</tr>"
+    return f'{STYLE}<div class="near-best"><table>{head}{rows}</table></div>'
+
+
+def _share(value: Value) -> str:
+    around = words.interval(value, "%")
+    return words.percent(value.value) + (f"<small>{around}</small>" if around != words.DASH else "")
 
 
 def _farthest(against: Against) -> str:
-    return f"{words.sure(against.discrepancy)}, trial {against.farthest}"
+    return f"{_share(against.discrepancy)}<small>trial {against.farthest}</small>"
+
+
+def _mean(mean: float | None, largest: float | None) -> str:
+    if mean is None or largest is None:
+        return words.DASH
+    return f"{mean:.2f}<small>{largest:.2f}</small>"
 
 
 def _unstable(found: Multiplicity, key: str) -> None:
@@ -167,6 +202,9 @@ def _row(item: UnstableItem) -> Sequence[str]:
     if (left := len(item.answers) - MOST_ANSWERS) > 0:
         answers += f'<div class="margin">and {left} other answers</div>'
     share = f'<div class="margin">{words.percent(item.minority, 0)} against the majority</div>'
+    if item.viable_range is not None and item.capacity is not None:
+        spread = f"range of gold {item.viable_range:.2f}, capacity {item.capacity:.2f}"
+        share += f'<div class="margin">{spread}</div>'
     return (
         f'<div class="item">{about}</div>{share}',
         flip_list.written(item.prompt),

@@ -9,7 +9,7 @@ import streamlit as st
 from services import leakage
 from services.db import Row
 from services.errors import BadInput
-from services.studies import attribution, probes
+from services.studies import attribution, control, probes
 from services.studies.attribution import Attribution
 from services.studies.coalitions import Plan
 from services.studies.probes import Standing
@@ -64,8 +64,10 @@ def worth(shown: Snapshot, detail: Row, split: str) -> None:
         _mark(standing),
         lambda: _mark(_standing(study, found.plan)),
         active=standing.open > 0,
-        pulse=(lambda: _progress(_standing(study, found.plan))) if standing.open else None,
+        pulse=(lambda: _progress(study, _standing(study, found.plan))) if standing.open else None,
     )
+    if standing.open and standing.held:
+        _paused(study)
     _ask(shown, found.plan, standing)
     _bars(study, found)
 
@@ -75,13 +77,32 @@ def _standing(study: Study, plan: Plan) -> Standing:
 
 
 def _mark(standing: Standing) -> Mark:
-    """What the page must be drawn again for: the last result, or one that failed."""
-    return (standing.open > 0, len(standing.failed))
+    """What the page must be drawn again for: the last result, one that failed, pausing."""
+    return (standing.open > 0, len(standing.failed), standing.held)
 
 
-def _progress(standing: Standing) -> None:
+def _progress(study: Study, standing: Standing) -> None:
     text = f"{standing.told} of {standing.total} merges evaluated, {standing.open} to come"
+    if standing.held:
+        text += " · paused"
+    elif reading.nobody_works():
+        text += " · no worker has been seen for a minute: start one, `remelt worker`"
     st.progress(standing.told / max(standing.total, 1), text=text)
+
+
+def _paused(study: Study) -> None:
+    """Why nothing moves, and the button that lets it."""
+    st.caption(
+        words.plain(f"The probes of this study are paused (remelt study pause {study.id}): ")
+        + "nothing is handed out until they are resumed."
+    )
+    who = sign_in.user()
+    if who.may("submitter", owner=study.owner) and st.button(
+        "Resume the probes", icon=":material/play_arrow:"
+    ):
+        with guard.explained():
+            control.resume(reading.database(), study.id, by=who)
+            st.rerun()
 
 
 def _ask(shown: Snapshot, plan: Plan, standing: Standing) -> None:

@@ -36,8 +36,9 @@ def draw(shown: Snapshot, columns: Columns, split: str) -> None:
         else ""
     )
     st.caption(
-        f"{more}Shares in percent; ± is half of the 95 % interval. Over all suites n = {n} items "
-        f"of the {split} split. Flips and churn are against {words.plain(shown.study.reference)}."
+        f"{more}Shares in percent; ± is half of the 95 % interval. Over all suites n = "
+        f"{words.count(n)} items of the {split} split. Flips and churn are against "
+        f"{words.plain(shown.study.reference)}."
     )
 
 
@@ -87,7 +88,7 @@ def _columns(shown: Snapshot, click: str) -> dict[str, Any]:
         "on front": st.column_config.NumberColumn(
             "on front %",
             format="%.0f",
-            help="in how many of 1,000 resamples of the items it is on the front",
+            help="in how many of 1\u202f000 resamples of the items it is on the front",
             width=70,
         ),
         "feasible": st.column_config.CheckboxColumn(
@@ -122,7 +123,8 @@ def descents(shown: Snapshot) -> None:
             "error": [d["error"] or "" for d in found],
         }
     )
-    st.dataframe(frame, hide_index=True, width="stretch", alt="Descents of the study")
+    counts = tables.counted(frame, "steps", "item evaluations")
+    st.dataframe(counts, hide_index=True, width="stretch", alt="Descents of the study")
 
 
 def events(shown: Snapshot) -> None:

@@ -111,7 +111,9 @@ def _metrics(shown: Snapshot, candidate: CandidateView | None, found: Columns, s
         if not candidate.feasible:
             st.badge("breaks a constraint", color="orange", icon=":material/warning:")
     st.dataframe(
-        tables.metric_frame(shown.study, candidate, cards.reference_of(found)),
+        tables.counted(
+            tables.metric_frame(shown.study, candidate, cards.reference_of(found)), "items"
+        ),
         hide_index=True,
         width="stretch",
         height=360,
@@ -122,7 +124,7 @@ def _metrics(shown: Snapshot, candidate: CandidateView | None, found: Columns, s
 
 def _stopped(shown: Snapshot, race: Mapping[str, Any]) -> None:
     """Why a race ended it, and what was seen: never shown as if it were a result."""
-    st.info(words.plain(words.stopped(race).capitalize() + "."), icon=":material/front_hand:")
+    st.info(words.plain(words.sentence(words.stopped(race)) + "."), icon=":material/front_hand:")
     st.dataframe(
         tables.seen_frame(shown.study, race),
         hide_index=True,
@@ -258,24 +260,27 @@ def _record(detail: Row) -> None:
     """Who evaluated it, how often, how long, and the digest of the weights that were measured."""
     st.markdown("##### Evaluations")
     st.dataframe(
-        [
-            {
-                "split": e["split"],
-                "state": e["state"],
-                "attempts": e["attempt"],
-                "seconds": e["cost"].get("seconds"),
-                "tokens": e["cost"].get("tokens"),
-                "memory MB": _megabytes(e["cost"], "peak_memory_bytes"),
-                "skipped blocks": e["cost"].get("skipped_blocks"),
-                "kept MB": _megabytes(
-                    e["cost"], "activation_memory_bytes", "activation_file_bytes"
-                ),
-                "worker": e["worker"],
-                "weights digest": e["weights_digest"],
-                "error": e["error"],
-            }
-            for e in detail["evaluations"]
-        ],
+        tables.counted(
+            [
+                {
+                    "split": e["split"],
+                    "state": e["state"],
+                    "attempts": e["attempt"],
+                    "seconds": e["cost"].get("seconds"),
+                    "tokens": e["cost"].get("tokens"),
+                    "memory MB": _megabytes(e["cost"], "peak_memory_bytes"),
+                    "skipped blocks": e["cost"].get("skipped_blocks"),
+                    "kept MB": _megabytes(
+                        e["cost"], "activation_memory_bytes", "activation_file_bytes"
+                    ),
+                    "worker": e["worker"],
+                    "weights digest": e["weights_digest"],
+                    "error": e["error"],
+                }
+                for e in detail["evaluations"]
+            ],
+            "tokens",
+        ),
         hide_index=True,
         width="stretch",
         column_config={

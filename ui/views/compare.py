@@ -115,8 +115,8 @@ def _changes(shown: Snapshot, names: Mapping[int, str], split: OpenSplit) -> Non
             chart.draw(figure, key=kind, alt=f"Pairwise {kind} in percent")
     n = next(iter(between.counts.values())).n if between.counts else 0
     st.caption(
-        f"Of n = {n} items of the {split} split: churn are answers that differ; negative flips are "
-        "items that the row's candidate gets right and the column's wrong."
+        f"Of n = {words.count(n)} items of the {split} split: churn are answers that differ; "
+        "negative flips are items that the row's candidate gets right and the column's wrong."
     )
 
 

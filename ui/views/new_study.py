@@ -7,8 +7,9 @@ import streamlit as st
 from services.errors import RemeltError, SpecRefused
 from services.spec import StudySpec, parse_spec, spec_yaml
 from services.studies import read, views
+from services.studies.preflight import Preflight, preflight
 from services.studies.submit import submit
-from ui import badges, guard, pool_words, reading, sign_in, spec_form, specs, words
+from ui import badges, guard, pool_words, reading, sign_in, spec_form, specs, tables, words
 
 CLONED = "cloned-from"
 TOKENS = {
@@ -76,11 +77,13 @@ def _not_ready(pools: bool, suites: bool) -> None:
             "**First register a pool**: checkpoints of one architecture, and which of them is "
             "deployed today.",
             "remelt pool add NAME --reference DEPLOYED DIR DIR …",
+            page=(badges.POOLS, "On the page Pools, or:"),
         )
     if not suites:
         badges.hint(
             "**First register a suite**: a JSON Lines file of questions with answers.",
             "remelt suite add NAME FILE.jsonl",
+            page=(badges.SUITES, "On the page Suites, or:"),
         )
 
 
@@ -88,7 +91,7 @@ def _checked(text: str) -> StudySpec | None:
     """The spec with its preflight, or None after showing what is wrong and where."""
     try:
         spec = parse_spec(text)
-        found = views.preflight(reading.database(), spec)
+        found = preflight(reading.database(), spec)
     except SpecRefused as error:
         _show_refusal(error, text)
         return None
@@ -112,18 +115,23 @@ def _show_refusal(error: SpecRefused, text: str) -> None:
         st.code(lines[line - 1].strip() or " ", language="yaml")
 
 
-def _show_preflight(spec: StudySpec, found: views.Preflight) -> None:
+def _show_preflight(spec: StudySpec, found: Preflight) -> None:
     st.success("The spec is valid.", icon=":material/check:")
     st.markdown("##### Preflight")
-    st.caption("A dry run: nothing is stored before you submit.")
+    st.caption("A dry run: nothing is stored before you submit. Items of every suite by split:")
     st.dataframe(
-        {
-            "suite": [s[0] for s in found.suites],
-            "form": [s[1] for s in found.suites],
-            "search": [s[2] for s in found.suites],
-            "validation": [s[3] for s in found.suites],
-            "test": [s[4] for s in found.suites],
-        },
+        tables.counted(
+            {
+                "suite": [s[0] for s in found.suites],
+                "form": [s[1] for s in found.suites],
+                "search": [s[2] for s in found.suites],
+                "validation": [s[3] for s in found.suites],
+                "test": [s[4] for s in found.suites],
+            },
+            "search",
+            "validation",
+            "test",
+        ),
         hide_index=True,
         width="stretch",
         height="content",

@@ -9,7 +9,7 @@ from services.access import User
 from services.errors import RemeltError
 from services.settings import settings
 from services.studies import views
-from ui import badges, chart, guard, pool_words, reading, sign_in, words
+from ui import badges, chart, guard, pool_words, reading, sign_in, tables, words
 from ui.plots.kinship import kinship_figure
 
 COMMAND = "remelt pool add NAME --reference DEPLOYED DIR DIR …"
@@ -103,23 +103,25 @@ def _pool(name: str, studies: int, who: User) -> None:
             f"{studies} {'study' if studies == 1 else 'studies'}"
         )
         st.dataframe(
-            [
-                {
-                    "checkpoint": m.name,
-                    "reference": m.name == pool.reference,
-                    "parameters": m.parameters,
-                    "dtype": m.dtype,
-                    "MB": sum(f["bytes"] for f in m.files.values()) / 1e6,
-                    "where": m.uri,
-                    "digest": m.digest,
-                }
-                for m in pool.members
-            ],
+            tables.counted(
+                [
+                    {
+                        "checkpoint": m.name,
+                        "reference": m.name == pool.reference,
+                        "parameters": m.parameters,
+                        "dtype": m.dtype,
+                        "MB": sum(f["bytes"] for f in m.files.values()) / 1e6,
+                        "where": m.uri,
+                        "digest": m.digest,
+                    }
+                    for m in pool.members
+                ],
+                "parameters",
+            ),
             hide_index=True,
             width="stretch",
             height="content",
             column_config={
-                "parameters": st.column_config.NumberColumn(format="localized"),
                 "MB": st.column_config.NumberColumn(format="%.1f"),
                 "where": st.column_config.TextColumn(width="large"),
                 "digest": st.column_config.TextColumn(width="medium"),
@@ -168,7 +170,7 @@ def _measure(name: str, base: str, who: User) -> None:
     bar = st.progress(0.0, "Reading …")
 
     def tick(what: str, done: int, total: int) -> None:
-        bar.progress(min(done / max(total, 1), 1.0), f"{words.plain(what).capitalize()} …")
+        bar.progress(min(done / max(total, 1), 1.0), f"{words.plain(words.sentence(what))} …")
 
     with guard.explained():
         kinship.of_pool(reading.database(), settings(), name, base=base, progress=tick, by=who)

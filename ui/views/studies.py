@@ -38,12 +38,11 @@ def main() -> None:
 def _nothing_yet() -> None:
     badges.hint(
         "**No studies yet.** A study searches a pool of checkpoints for merges that are better on "
-        "your suites and break few of today's answers. Register a pool and suites, then press "
-        "*New study*; or let the demo make all of it:",
-        "remelt pool add NAME --reference DEPLOYED DIR DIR …\n"
-        "remelt suite add NAME FILE.jsonl\n"
-        "make demo",
+        "your suites and break few of today's answers. Register a pool and suites, on the pages "
+        "*Pools* and *Suites* or with commands, then press *New study*.",
+        "remelt pool add NAME --reference DEPLOYED DIR DIR …\nremelt suite add NAME FILE.jsonl",
     )
+    badges.hint("Or let the demo make a pool, suites and a study:", "make demo")
 
 
 def _filtered(found: Sequence[Row]) -> list[Row]:
@@ -73,7 +72,8 @@ def _rows(found: Sequence[Row]) -> None:
         for column, title in zip(st.columns(WIDTHS), titles, strict=True):
             column.caption(title)
     for study in found[(page - 1) * PER_PAGE : page * PER_PAGE]:
-        _row(study)
+        with st.container(key=f"study-row-{study['id']}"):
+            _row(study)
 
 
 def _row(study: Row) -> None:
@@ -90,7 +90,7 @@ def _row(study: Row) -> None:
         share = min(1.0, study["asked"] / max(study["budget"], 1))
         if study["state"] in ("finished", "cancelled", "failed"):
             share = 1.0
-        text = f"{study['asked']} of {study['budget']} candidates"
+        text = f"{words.count(study['asked'])} of {words.count(study['budget'])} candidates"
         failed = f", {study['failed']} failed" if study["failed"] else ""
         left = study["left_seconds"]
         eta = f", about {words.duration(left)} left" if left is not None else ""
@@ -99,11 +99,10 @@ def _row(study: Row) -> None:
     columns[3].markdown(f":small[{best or 'nothing feasible yet'}]")
     volume = study["hypervolume"]
     # the heads of columns are not shown on a narrow screen: each cell says what it is
-    several = "candidate" if study["front"] == 1 else "candidates"
-    front = [f"{study['front']} {several}"] if study["front"] else []
+    front = [f"{words.count(study['front'])} on the front"] if study["front"] else []
     front += [f"hypervolume {volume:.3g}"] if volume else []
     columns[4].markdown(f":small[{', '.join(front) or words.DASH}]")
-    columns[5].markdown(f":small[{study['hours']:.2g} worker-hours]")
+    columns[5].markdown(f":small[{study['hours']:.2g} worker\u2011hours]")
     about = (study["pool"], study["owner"], words.when(study["created_at"]))
     columns[6].markdown(f":small[{words.plain(' · '.join(part for part in about if part))}]")
 

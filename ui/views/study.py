@@ -18,7 +18,8 @@ def main() -> None:
     with guard.explained():
         shown = reading.snapshot(number)
         head.draw(shown)
-        cards.title(shown, reading.trials(shown, splits.best_open(shown)))
+        judged_on = reading.trials(shown, splits.best_open(shown))
+        cards.title(shown, judged_on)
         findings = st.container()
         trials, split = front.draw(shown)
         table.draw(shown, trials, split)
@@ -30,7 +31,9 @@ def main() -> None:
             near_best.draw(shown)
             costs.draw(shown)
         with findings:
-            badges.findings(reading.findings(shown))
+            found = reading.findings(shown)
+            cards.unmet(shown, judged_on, found)
+            badges.findings(found)
 
 
 if __name__ == "__main__":

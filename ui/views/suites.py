@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from services import registry
+from services import stored_suites
 from services import suite_health as items_say
 from services.access import User
 from services.db import Row
 from services.errors import RemeltError
 from services.studies import views
 from services.suites import SPLITS, Item
-from ui import badges, guard, reading, sign_in, suite_health, words
+from ui import badges, guard, reading, sign_in, suite_health, tables, words
 
 FORMS = {
     "choice": "multiple choice, by log-likelihood",
@@ -85,7 +85,7 @@ def _form(who: User) -> None:
 
 def _add(name: str, data: bytes, normalise: bool, who: User) -> None:
     try:
-        suite, new = registry.add_suite_bytes(
+        suite, new = stored_suites.add_suite_bytes(
             reading.database(), name, data, normalise=normalise, by=who
         )
     except RemeltError as error:
@@ -100,21 +100,27 @@ def _add(name: str, data: bytes, normalise: bool, who: User) -> None:
 
 def _table(found: Sequence[Row]) -> None:
     st.dataframe(
-        [
-            {
-                "suite": s["name"],
-                "scored by": FORMS[s["form"]]
-                + (", length-normalised" if s["settings"].get("normalise") else "")
-                + (", judged by lm-eval" if s["settings"].get("task") else ""),
-                "items": s["items"],
-                "search": s["search_items"],
-                "validation": s["validation_items"],
-                "test (sealed)": s["test_items"],
-                "registered": s["created_at"],
-                "digest": s["digest"],
-            }
-            for s in found
-        ],
+        tables.counted(
+            [
+                {
+                    "suite": s["name"],
+                    "scored by": FORMS[s["form"]]
+                    + (", length-normalised" if s["settings"].get("normalise") else "")
+                    + (", judged by lm-eval" if s["settings"].get("task") else ""),
+                    "items": s["items"],
+                    "search": s["search_items"],
+                    "validation": s["validation_items"],
+                    "test (sealed)": s["test_items"],
+                    "registered": s["created_at"],
+                    "digest": s["digest"],
+                }
+                for s in found
+            ],
+            "items",
+            "search",
+            "validation",
+            "test (sealed)",
+        ),
         hide_index=True,
         width="stretch",
         height="content",

@@ -6,7 +6,7 @@ import streamlit as st
 
 from services.db import Row
 from services.studies import views
-from ui import badges, guard, live, reading, words
+from ui import badges, guard, live, reading, tables, words
 
 #: workers write their row every 10 s
 SILENT_SECONDS = 45
@@ -34,6 +34,8 @@ def _live() -> None:
         columns[3].metric(
             "Artefacts waiting", publishing["queued"] + publishing["running"], border=True
         )
+        if workers and not alive and any(q["queued"] and q["state"] != "paused" for q in queues):
+            st.warning("Nobody works on what waits. Start workers: `remelt worker`")
         _workers(workers)
         _flight(flight)
         _queues(queues)
@@ -52,7 +54,10 @@ def _workers(workers: list[Row]) -> None:
                 "state": "alive" if w["silent_seconds"] < SILENT_SECONDS else "silent",
                 "last heartbeat": f"{words.duration(w['silent_seconds'])} ago",
                 "tokens/s": _pace(w["tokens_per_second"]),
-                "engine": w["info"].get("engine", words.DASH),
+                # what it last said is over
+                "engine": words.DASH
+                if w["silent_seconds"] >= SILENT_SECONDS
+                else w["info"].get("engine", words.DASH),
                 "pool resident": w["info"].get("pool") or words.DASH,
                 "where the pool is kept": w["info"].get("tier") or words.DASH,
                 "ranks": w["info"].get("ranks") or words.DASH,
@@ -122,15 +127,19 @@ def _queues(queues: list[Row]) -> None:
         st.caption("empty")
         return
     st.dataframe(
-        [
-            {
-                "study": f"#{q['study']} {q['name']}",
-                "state": q["state"],
-                "waiting": q["queued"],
-                "running": q["running"],
-            }
-            for q in queues
-        ],
+        tables.counted(
+            [
+                {
+                    "study": f"#{q['study']} {q['name']}",
+                    "state": q["state"],
+                    "waiting": q["queued"],
+                    "running": q["running"],
+                }
+                for q in queues
+            ],
+            "waiting",
+            "running",
+        ),
         hide_index=True,
         width="stretch",
         alt="Queue by study",

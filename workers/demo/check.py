@@ -17,7 +17,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optim.predictions import Predictions, answer_hash
-from services import registry
+from services import stored_suites
 from services.cli.context import open_database
 from services.cli.output import progress_bar
 from services.db import rows
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         suites = rows(connection, "studies.suites_with_content", study=study.id)
     asked = same = 0
     with progress_bar() as bar:
-        for suite in map(registry.suite_from_row, suites):
+        for suite in map(stored_suites.suite_from_row, suites):
             if suite.form == "text":
                 continue
             items = suite.split("validation")[:ITEMS_PER_SUITE]

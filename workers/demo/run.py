@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from services import registry
+from services import registry, stored_suites
 from services.artefacts import pull
 from services.cli import front
 from services.cli.context import open_database
@@ -31,6 +31,7 @@ from services.settings import Settings, settings
 from services.spec import StudySpec, spec_from_dict
 from services.studies import read, sealed
 from services.studies.submit import submit
+from services.suites import Suite
 
 console = Console(stderr=True)
 
@@ -130,16 +131,16 @@ def register_pool(
         )
 
 
-def register_suites(database: Database, folder: Path) -> list[registry.Suite]:
+def register_suites(database: Database, folder: Path) -> list[Suite]:
     """Register every *.jsonl of a folder under its own name."""
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         raise BadInput("holds no suites (*.jsonl)", where=str(folder))
-    return [registry.add_suite(database, file.stem.lower(), file)[0] for file in files]
+    return [stored_suites.add_suite(database, file.stem.lower(), file)[0] for file in files]
 
 
 def make_spec(
-    pool: registry.Pool, suites: Sequence[registry.Suite], options: argparse.Namespace
+    pool: registry.Pool, suites: Sequence[Suite], options: argparse.Namespace
 ) -> StudySpec:
     """Every suite as an axis of the front, and negative flips as one more number to look at."""
     scored = [suite.name for suite in suites if suite.form != "text"]

@@ -20,12 +20,18 @@ from workers.engine.build import build_frame, cuts_for
 from workers.engine.digest import BackgroundDigest
 from workers.engine.gather import GatheredDigest
 from workers.engine.group import Group
+from workers.engine.loading import load_pool
 from workers.engine.lower import FROZEN, Activations
 from workers.engine.model import LiveModel, head_key
 from workers.engine.parallel import Choice, Frame
-from workers.engine.resident import TORCH_DTYPES, Pool, load_pool
+from workers.engine.resident import Pool
 from workers.engine.tiers import Tier
 
+TORCH_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 #: that hash a candidate while a GPU scores it; on a CPU they would take from what scores
 GPU_THREADS = 8
 

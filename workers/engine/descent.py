@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -28,7 +28,7 @@ from optim.recipe import Recipe
 from services.errors import BadInput, TrialRejected
 from services.suites import Suite
 from workers.engine.candidate import Candidate
-from workers.engine.layout import Slot
+from workers.engine.gradients import Hook, Moving
 from workers.engine.lessons import Course, Read, make_course
 from workers.engine.lower import FROZEN
 from workers.engine.resident import Parent
@@ -36,16 +36,6 @@ from workers.engine.work import Work
 
 #: share of a step in the running mean of the loss, which is only shown
 SHOWN_SHARE = 0.1
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Moving:
-    """A tensor that differs between the parents."""
-
-    slot: Slot
-    block: int
-    #: held parts in the order of the coefficients
-    pieces: list[Tensor]
 
 
 class Descent:
@@ -268,7 +258,7 @@ class Descent:
                     parameter.data = torch.empty_like(parameter.data)
                 parameter.requires_grad_()
                 watched.append(parameter)
-                hook = _Hook(parts, by_name, self._take)
+                hook = Hook(parts, by_name, self._take)
                 handles.append(parameter.register_post_accumulate_grad_hook(hook))
         try:
             with torch.enable_grad():
@@ -294,26 +284,3 @@ class Descent:
         places = slot.columns(torch.arange(block.width)[None])[0].to(gradient.device)
         found = coefficient_gradient(gradient, one.pieces, columns=len(places))
         target.index_add_(1, places, found)
-
-
-@dataclass(frozen=True, eq=False)
-class _Hook:
-    """Hands a parameter's gradient on, tensor by tensor of the checkpoint, and lets it go."""
-
-    parts: Sequence[Slot]
-    moving: Mapping[str, Moving]
-    take: Callable[[Moving, Tensor], None]
-
-    def __call__(self, parameter: nn.Parameter) -> None:
-        assert parameter.grad is not None
-        flat, start = parameter.grad.reshape(-1), 0
-        parameter.grad = None
-        # ZeRO-3 gathers the whole tensor, of which a rank holds a part
-        whole = flat.numel() == sum(prod(part.whole) for part in self.parts)
-        for part in self.parts:
-            size = prod(part.whole) if whole else part.count
-            mine = flat[start : start + size]
-            start += size
-            if part.name in self.moving:
-                held = part.take(mine.view(part.whole)) if whole else mine
-                self.take(self.moving[part.name], held)

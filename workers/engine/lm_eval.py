@@ -13,7 +13,8 @@ from lm_eval.api.model import LM
 
 from optim.recipe import Recipe
 from services.lm_eval.generation import Generation
-from workers.engine.client import Engine, OnTick
+from workers.engine.client import Engine
+from workers.engine.connection import OnTick
 
 
 class LiveLM(LM):

@@ -11,37 +11,29 @@ import resource
 import sys
 import time
 from base64 import b64decode
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from optim.descent import Job, State
 from optim.recipe import Recipe
 from services.errors import BadInput
-from services.suites import Item, Suite, parse_suite
+from services.suites import parse_suite
 from workers.engine.answer import RequestPlan, answer_requests, plan_requests
-from workers.engine.blocks import Block, Blocks, block_tokens, chunks, in_blocks
 from workers.engine.candidate import Candidate
-from workers.engine.compile import LikelihoodPlan, compile_suite
 from workers.engine.descent import Descent
 from workers.engine.lower import Activations
-from workers.engine.model import LiveModel
+from workers.engine.plans import Plans
 from workers.engine.requests import encode_requests
-from workers.engine.scoring import Plan, Scoring, Work
+from workers.engine.scoring import Scoring
 from workers.engine.session import Session
-from workers.engine.tasks import TaskPlan, compile_task
 from workers.engine.tiers import Tier
 
 #: on a CPU larger batches fall out of the caches: with 512 SmolLM2-135M was 1.45 times as fast as
 #: with 2048 and as fast as with 256, stories260K within 5 % of its best. Each step of generation
 #: reads all weights, however many rows it has
 CPU_BATCH_TOKENS, CPU_GENERATION_TOKENS = 512, 2048
-
-#: a suite, its items in the wanted split, and how to score them
-Compiled = tuple[Suite, tuple[Item, ...], Plan]
 
 
 class Server:
@@ -65,15 +57,16 @@ class Server:
         cpu = device.type == "cpu"
         self.batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS) if cpu else batch_tokens
         self.generation_tokens = min(batch_tokens, CPU_GENERATION_TOKENS) if cpu else batch_tokens
-        self.suites: dict[str, Suite] = {}
+        self.plans = Plans(
+            batch_tokens=self.batch_tokens,
+            generation_tokens=self.generation_tokens,
+            tell=lambda suite: session.tell("compile", suite=suite),
+        )
         self.candidate = Candidate(
             session.group, device=device, compute=compute, parallel=parallel, meeting=meeting,
             tier=tier, activations=activations, plain=plain, compiling=compiling,
-            tell=session.tell, forget=self._forget,
+            tell=session.tell, forget=self.plans.forget,
         )  # fmt: skip
-        #: by suite digest and split
-        self.compiled: dict[tuple[str, str | None], Compiled] = {}
-        self.blocks: dict[tuple[str, str | None], Blocks] = {}
 
     def begin(self) -> None:
         """Say hello to the client; BadInput when this machine lacks what the settings name."""
@@ -117,7 +110,7 @@ class Server:
 
     def _load(self, data: dict[str, Any]) -> None:
         """Replace the resident pool; the old one is freed first."""
-        self._forget()
+        self.plans.forget()
         checkpoints = [(digest, Path(path)) for digest, path in data["checkpoints"]]
         pool, choice = self.candidate.load(checkpoints, data["dtype"])
         sys.stderr.write(f"pool {pool.plan}; {choice.kind}: {choice.why}\n")
@@ -147,7 +140,7 @@ class Server:
                 where=f"suite {suite.name!r}",
                 mend="Worker and engine are of two releases: restart the worker",
             )
-        self.suites[suite.digest] = suite
+        self.plans.suites[suite.digest] = suite
         self.session.send("done")
 
     def _evaluate(self, data: dict[str, Any]) -> None:
@@ -158,7 +151,9 @@ class Server:
         model = self.candidate.become(recipe)
         formed = time.monotonic()
         self.candidate.begin(recipe)
-        work = self.group.agreed(lambda: self._work(model, data))
+        work = self.group.agreed(
+            lambda: self.plans.work(model, data["suites"], data["split"], data.get("raced", ()))
+        )
         compiled = time.monotonic()
         digest = self.candidate.weights_digest()
         try:
@@ -236,7 +231,7 @@ class Server:
         descent = Descent(
             job,
             self.candidate,
-            {name: self.suites[digest] for name, digest in data["suites"]},
+            {name: self.plans.suites[digest] for name, digest in data["suites"]},
             batch_tokens=self.batch_tokens,
             tell=lambda done, total: self.session.tell("descend", done, total),
         )
@@ -258,73 +253,6 @@ class Server:
             steps=descent.steps,
             coefficients=descent.blocks.size,
         )
-
-    def _forget(self) -> None:
-        """The model is another one: what was worked out for it does not count any more."""
-        self.compiled.clear()
-        self.blocks.clear()
-
-    def _work(self, model: LiveModel, data: dict[str, Any]) -> list[Work]:
-        """What is to be scored for each suite of a request; `raced` ones come in blocks."""
-        split, raced = data["split"], set(data.get("raced", ()))
-        found = []
-        for name, digest in data["suites"]:
-            suite, items, plan = self._compiled(model, digest, split)
-            blocks = self._in_blocks(model, digest, split) if name in raced else None
-            found.append(Work(name=name, suite=suite, items=items, plan=plan, blocks=blocks))
-        return found
-
-    def _compiled(self, model: LiveModel, digest: str, split: str | None) -> Compiled:
-        """One suite's plan: worked out once per suite, split and tokenizer."""
-        if (digest, split) not in self.compiled:
-            suite = self.suites[digest]
-            self.session.tell("compile", suite=suite.name)
-            items = suite.items if split is None else suite.split(split)  # type: ignore[arg-type]
-            self.compiled[digest, split] = (suite, items, self._plan(model, suite, items))
-        return self.compiled[digest, split]
-
-    def _plan(
-        self, model: LiveModel, suite: Suite, items: Sequence[Item], most: int | None = None
-    ) -> Plan:
-        """Items as forward passes, of `most` tokens where that is less than usual."""
-        tokens = {
-            "batch_tokens": min(self.batch_tokens, most or self.batch_tokens),
-            "generation_tokens": min(self.generation_tokens, most or self.generation_tokens),
-        }
-        if suite.task is not None:
-            return compile_task(suite, items, model, **tokens)
-        return compile_suite(
-            suite,
-            items,
-            model.encoder,
-            **tokens,
-            sharing=model.sharing,
-            equal_lengths=not model.takes_positions,
-        )
-
-    def _in_blocks(self, model: LiveModel, digest: str, split: str | None) -> Blocks:
-        """One suite in blocks: of its own plan where that has enough batches; what lm-eval judges
-        is compiled block by block."""
-        if (digest, split) not in self.blocks:
-            suite, items, plan = self._compiled(model, digest, split)
-            most = block_tokens(plan.tokens, self.batch_tokens)
-            if isinstance(plan, TaskPlan):
-                parts = chunks(plan, most)
-                found = Blocks(
-                    blocks=tuple(
-                        Block(
-                            items=np.array(part, dtype=np.int32),
-                            plan=self._plan(model, suite, [items[i] for i in part]),
-                        )
-                        for part in parts
-                    )
-                )
-            elif isinstance(plan, LikelihoodPlan) and most < self.batch_tokens:
-                found = in_blocks(self._plan(model, suite, items, most))
-            else:
-                found = in_blocks(plan)
-            self.blocks[digest, split] = found
-        return self.blocks[digest, split]
 
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":

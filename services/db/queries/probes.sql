@@ -40,6 +40,9 @@ SELECT e.split, e.state, s.probes_held AS held, count(*) AS n
 FROM evaluation e JOIN trial t ON t.id = e.trial_id JOIN study s ON s.id = t.study_id
 WHERE t.study_id = %(study)s AND t.role = 'probe' GROUP BY 1, 2, 3 ORDER BY 1, 2
 
+-- name: held
+SELECT probes_held AS held FROM study WHERE id = %(study)s
+
 -- name: pause
 -- Of a finished study with open probes; one that still runs is paused as a whole.
 UPDATE study s SET probes_held = true, changed_at = clock_timestamp()

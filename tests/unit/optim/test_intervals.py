@@ -22,8 +22,7 @@ from optim.intervals import (
     score_interval,
     upper_bound,
     wilson,
-    wilson_lower,
-    wilson_upper,
+    wilson_bound,
 )
 from optim.predictions import Predictions, items_digest
 
@@ -67,22 +66,37 @@ def test_wilson_keeps_the_share_inside_and_mirrors(
     assert wilson(n - k, n, confidence) == pytest.approx((1 - high, 1 - low), abs=1e-9)
     if n:
         assert low - 1e-9 <= k / n <= high + 1e-9
-        assert wilson_upper(k, n, confidence) <= high + 1e-9
-        assert wilson_lower(k, n, confidence) >= low - 1e-9
     else:
         assert (low, high) == (0.0, 1.0)
 
 
+@given(st.lists(counts, min_size=1, max_size=5), st.floats(0.51, 0.999))
+def test_one_sided_wilson_bounds_are_ends_of_two_sided_ones(
+    counted: list[tuple[int, int]], confidence: float
+) -> None:
+    k, n = np.array(counted).T
+    ends = [wilson(*one, 2 * confidence - 1) for one in counted]
+    both = [wilson_bound(k, n, sign, confidence) for sign in (-1.0, 1.0)]
+    assert np.stack(both, axis=1) == pytest.approx(np.array(ends), abs=1e-9)
+    # expected counts go on between whole ones
+    more = wilson_bound(np.minimum(k + 0.5, n), n, 1.0, confidence)
+    assert (more >= both[1]).all()
+    assert (more <= wilson_bound(np.minimum(k + 1, n), n, 1.0, confidence)).all()
+    assert (wilson_bound(n + 1e-9, n, 1.0, confidence) == 1).all()
+
+
 def test_a_flip_rate_meets_its_limit_only_with_enough_items() -> None:
-    assert wilson_upper(0, 400) == pytest.approx(stats.norm.ppf(0.95) ** 2 / (400 + 2.7055), 1e-3)
-    assert wilson_upper(2, 400) <= 0.02 < wilson_upper(2, 100)
-    assert wilson_upper(5, 100, 0.95) == pytest.approx(wilson(5, 100, 0.90)[1])
+    upper = wilson_bound([0, 2, 2], [400, 400, 100], 1.0, 0.95)
+    assert upper[0] == pytest.approx(stats.norm.ppf(0.95) ** 2 / (400 + 2.7055), 1e-3)
+    assert upper[1] <= 0.02 < upper[2]
 
 
 def test_confidence_and_counts_are_checked() -> None:
     for confidence in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match="confidence"):
             wilson(1, 2, confidence)
+        with pytest.raises(ValueError, match="confidence"):
+            wilson_bound(1, 2, 1.0, confidence)
     for k, n in ((3, 2), (-1, 2)):
         with pytest.raises(ValueError, match="k: "):
             wilson(k, n)
@@ -187,7 +201,9 @@ def test_scores_get_the_interval_of_their_form() -> None:
     assert low is not None
     assert high is not None
     assert low < one.score() < high
-    assert score_interval(choice(correct), clusters=list(range(60))) == ratio_interval(correct)
+    # clusters of one item each are items
+    alone = score_interval(choice(correct), clusters=list(range(60)))
+    assert alone == pytest.approx(wilson(45, 60))
     with pytest.raises(ValueError, match="predictions"):
         score_interval(Predictions(form="choice", items="x"))
 

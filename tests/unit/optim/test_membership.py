@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from optim.membership import SuiteTable, judged, membership, resampled
+from optim.membership import SuiteTable, drawn_clusters, judged, membership, resampled
 from optim.pareto import ranks
 from optim.predictions import Form, Predictions
 from optim.search.forecast import forecast
@@ -136,6 +136,43 @@ def test_all_items_once_give_what_a_study_is_told(
         assert missed[0, index] == pytest.approx(violation(one, measured), rel=1e-5, abs=1e-6)
 
 
+@settings(deadline=None, max_examples=60)
+@example(
+    seed=0,
+    constraints=[{"metric": "over_refusal", "max": 0.3, "confidence": 0.8}],
+    sizes={"a": 2, "b": 2, "r": 4, "t": 2},
+    contexts={"a": None, "b": 1, "r": 1, "t": None},
+)
+@given(
+    seed=st.integers(0, 2**31),
+    constraints=st.lists(LIMITS, max_size=3),
+    sizes=st.fixed_dictionaries({name: st.integers(2, 12) for name in FORMS}),
+    contexts=st.fixed_dictionaries({name: st.sampled_from([None, 1, 2, 4]) for name in FORMS}),
+)
+def test_clusters_once_give_what_a_study_is_told(
+    seed: int, constraints: list[dict], sizes: dict[str, int], contexts: dict[str, int | None]
+) -> None:
+    rng = np.random.default_rng(seed)
+    one = study(OBJECTIVES, constraints)
+    old, *models = [some_model(rng, sizes) for _ in range(4)]
+    clusters = {}
+    for name, most in contexts.items():
+        drawn = None if most is None else rng.integers(0, most, sizes[name])
+        clusters[name] = None if drawn is None else np.unique(drawn, return_inverse=True)[1]
+    question = question_of(one, old, clusters)
+    units = [drawn_clusters(suite) for suite in question.suites]
+    ones = [
+        np.ones((1, len(suite) if at is None else at.max() + 1), np.float32)
+        for suite, at in zip(question.suites, units, strict=True)
+    ]
+    values, missed = judged(question, tables_of(one, old, models), ones)
+    for index, model in enumerate(models):
+        measured = measure(one, old, model, clusters)
+        signs = np.array(one.signs)
+        assert values[0, index] == pytest.approx(signs * objective_values(one, measured), rel=1e-5)
+        assert missed[0, index] == pytest.approx(violation(one, measured), rel=1e-4, abs=1e-5)
+
+
 FORECAST = [
     {"metric": "negative_flip_rate", "suite": "each", "max": 0.2},
     {"metric": "backward_trust", "min": 0.9},
@@ -174,9 +211,47 @@ def test_certain_answers_are_forecast_as_they_are_measured(
     assert found[1] == pytest.approx(expected[1][0], rel=1e-5, abs=1e-6)
 
 
-def simple(n: int, metrics: tuple[Metric, ...] = ("score",), bounds: tuple = ()) -> Question:
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.integers(1, 5),
+    constraint=st.sampled_from([one for one in FORECAST if one.get("suite") != "t"]),
+    confidence=st.sampled_from([0.8, 0.95]),
+)
+def test_clusters_are_forecast_at_their_best(
+    seed: int, size: int, constraint: dict, confidence: float
+) -> None:
+    """Never as worse than they are measured, and of unchanged answers as they are."""
+    rng = np.random.default_rng(seed)
+    one = study(["a"], [{**constraint, "confidence": confidence}])
+    sizes = dict.fromkeys(FORMS, 20)
+    old, *models = [some_model(rng, sizes) for _ in range(3)]
+    clusters = {name: np.arange(20) // size for name in FORMS}
+    question, tables = question_of(one, old, clusters), tables_of(one, old, [*models, old])
+    right = [
+        t.nll / s.tokens if s.form == "text" else t.right  # type: ignore[operator]
+        for s, t in zip(question.suites, tables, strict=True)
+    ]
+    changed = [np.zeros_like(r) if t.changed is None else t.changed
+               for r, t in zip(right, tables, strict=True)]  # fmt: skip
+    found = forecast(question, *(np.concatenate(x, 1).astype(float) for x in (right, changed)))[1]
+    measured = [violation(one, measure(one, old, m, clusters)) for m in (*models, old)]
+    alone = [violation(one, measure(one, old, m)) for m in (*models, old)]
+    assert (found <= np.array(measured) + 1e-6).all()
+    assert (found >= np.array(alone) - 1e-6).all()
+    if "max" not in constraint or constraint["metric"] != "unsafe_compliance":
+        # nothing flips, which is spread as evenly as can be
+        assert found[-1] == pytest.approx(measured[-1], abs=1e-6)
+
+
+def simple(
+    n: int,
+    metrics: tuple[Metric, ...] = ("score",),
+    bounds: tuple = (),
+    clusters: np.ndarray | None = None,
+) -> Question:
     """One suite `a` of n items, which the reference has right."""
-    suite = ItemSuite(name="a", form="choice", reference=np.ones(n, bool))
+    suite = ItemSuite(name="a", form="choice", reference=np.ones(n, bool), clusters=clusters)
     signs = {"score": -1.0}
     axes = tuple(Axis(metric=m, suite="a", sign=signs.get(m, 1.0)) for m in metrics)
     return Question(suites=(suite,), axes=axes, bounds=bounds)
@@ -247,11 +322,74 @@ def test_the_same_seed_gives_the_same_shares_in_any_chunks(monkeypatch: pytest.M
     assert membership(simple(40, ("score", "churn")), tables, resamples=100) == pytest.approx(whole)
 
 
-def test_a_large_study_takes_seconds() -> None:
+def equals(rng: np.random.Generator, clusters: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two equally good candidates: in a fifth of the clusters only the one is right, in another
+    only the other."""
+    draw = rng.random(clusters).repeat(size)
+    return draw < 0.6, (draw < 0.4) | (draw > 0.8)
+
+
+def test_equally_good_candidates_are_seldom_called_worse() -> None:
+    """Of two such, one is below 5 % of the fronts in one study of twenty, for either one."""
+    rng, at = np.random.default_rng(7), np.arange(40).repeat(8)
+    whole, items = [], []
+    for _ in range(400):
+        two = table(*equals(rng, 40, 8))
+        whole.append(membership(simple(320, clusters=at), two, resamples=200).min() < 0.05)
+        items.append(membership(simple(320), two, resamples=200).min() < 0.05)
+    # three standard errors, and what a bootstrap of 40 clusters is too bold by
+    assert np.mean(whole) < 0.1 + 3 * (0.1 * 0.9 / 400) ** 0.5
+    assert np.mean(items) > 0.35
+
+
+@pytest.mark.parametrize("clusters", [12, 60])
+def test_intervals_of_resampled_differences_cover(clusters: int) -> None:
+    rng, at = np.random.default_rng(clusters), np.arange(clusters).repeat(8)
+    whole, items = [], []
+    for _ in range(300):
+        two = table(*equals(rng, clusters, 8))
+        for covers, labels in ((whole, at), (items, None)):
+            question = simple(8 * clusters, clusters=labels)
+            values = resampled(question, two, resamples=300)[0][:, :, 0]
+            low, high = np.quantile(values[:, 0] - values[:, 1], [0.025, 0.975])
+            covers.append(low <= 0 <= high)
+    assert np.mean(whole) > 0.91
+    assert np.mean(items) < 0.7
+
+
+def test_the_errors_of_clusters_are_those_of_whole_draws() -> None:
+    """With few of them, spreads are still not too small: one fewer is drawn than there are."""
+    rng = np.random.default_rng(3)
+    right = rng.random((1, 9)) < 0.5
+    question = simple(36, clusters=np.arange(9).repeat(4))
+    values = resampled(question, table(right[0].repeat(4)), resamples=20_000)[0][:, 0, 0]
+    assert values.std() == pytest.approx(right.std(ddof=1) / 3, rel=0.02)
+
+
+def test_a_single_cluster_is_drawn_item_by_item() -> None:
+    items = np.arange(30)
+    two = table(items < 15, items >= 15)
+    alone = membership(simple(30, clusters=np.zeros(30, int)), two)
+    assert list(alone) == list(membership(simple(30), two))
+
+
+def test_without_clusters_nothing_has_changed() -> None:
+    rng = np.random.default_rng(11)
+    right, changed = rng.random((3, 50)) < 0.6, rng.random((3, 50)) < 0.4
+    bound = Bound(metric="negative_flip_rate", suites=("a",), limit=0.5, sign=1.0, confidence=0.95)
+    question = simple(50, ("score", "churn"), (bound,))
+    tables = [SuiteTable(right=right, changed=changed)]
+    assert list(membership(question, tables)) == [0.486, 0.368, 0.209]
+
+
+@pytest.mark.parametrize("size", [None, 5])
+def test_a_large_study_takes_seconds(size: int | None) -> None:
     """1,000 draws of 200 candidates, 5,000 items and 5 objectives."""
     rng = np.random.default_rng(0)
+    clusters = None if size is None else np.arange(1000) // size
     suites = tuple(
-        ItemSuite(name=f"s{i}", form="choice", reference=rng.random(1000) < 0.6) for i in range(5)
+        ItemSuite(name=f"s{i}", form="choice", reference=rng.random(1000) < 0.6, clusters=clusters)
+        for i in range(5)
     )
     axes = (Axis(metric="macro"), Axis(metric="negative_flip_rate", sign=1.0),
             Axis(metric="churn", sign=1.0), Axis(metric="score", suite="s0"),

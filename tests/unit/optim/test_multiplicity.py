@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.stats import binomtest
 
 from optim.answers import differs, ranked_answers
+from optim.membership import SuiteTable, resampled
 from optim.multiplicity import (
     churn_bound,
     disagreement,
@@ -23,6 +24,7 @@ from optim.multiplicity import (
 )
 from optim.optimism import optimism_bound, standard_errors
 from optim.pairwise import pairwise
+from optim.search.question import Axis, ItemSuite, Question
 from optim.selective import fewest_members, selective
 
 tables = st.tuples(st.integers(1, 8), st.integers(1, 10)).flatmap(
@@ -148,10 +150,27 @@ def test_optimism_of_real_selection() -> None:
     for _ in range(60):
         right = rng.random((40, 300)) < 0.7
         counts = rng.multinomial(300, np.full(300, 1 / 300), size=300)
-        resampled = counts @ right.T / 300
+        drawn = counts @ right.T / 300
         flattered.append(right.mean(axis=1).max() - 0.7)
-        bounds.append(optimism_bound(standard_errors(resampled)))
+        bounds.append(optimism_bound(standard_errors(drawn)))
     assert 0.7 < np.mean(flattered) / np.mean(bounds) < 0.95
+
+
+def test_optimism_where_items_share_contexts() -> None:
+    """The bound is one of clusters: of items alone, the winner's luck would be far above it."""
+    rng, at = np.random.default_rng(2), np.arange(30).repeat(10)
+    flattered, bounds, alone = [], [], []
+    for _ in range(60):
+        right = (rng.random((40, 30)) < 0.7).repeat(10, axis=1)
+        tables = [SuiteTable(right=right, changed=right)]
+        flattered.append(right.mean(axis=1).max() - 0.7)
+        for found, clusters in ((bounds, at), (alone, None)):
+            one = ItemSuite(name="a", form="choice", reference=right[0], clusters=clusters)
+            question = Question(suites=(one,), axes=(Axis(metric="score", suite="a"),))
+            scores = -resampled(question, tables, resamples=200)[0][:, :, 0]
+            found.append(optimism_bound(standard_errors(scores)))
+    assert 0.65 < np.mean(flattered) / np.mean(bounds) < 0.95
+    assert np.mean(flattered) > 1.5 * np.mean(alone)
 
 
 def test_edges() -> None:

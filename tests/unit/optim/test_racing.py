@@ -166,6 +166,43 @@ def test_the_paired_error_is_the_standard_error_of_the_difference() -> None:
     assert paired_error(np.array([a, a], float), weights) == 0.0
 
 
+def test_the_error_of_clusters_is_that_of_their_sums() -> None:
+    rng = np.random.default_rng(1)
+    few, at = (rng.random((2, 50)) < 0.6).astype(float), np.arange(50).repeat(10)
+    values, weights = few.repeat(10, axis=1), np.full(500, 1 / 500)
+    expected = paired_error(few, np.full(50, 1 / 50))
+    assert paired_error(values, weights, at) == pytest.approx(expected)
+    assert paired_error(values, weights) == pytest.approx(expected / math.sqrt(10))
+    # one item each, in any order: items; a single cluster has nothing to be compared with
+    order = rng.permutation(500)
+    assert paired_error(values, weights, order) == pytest.approx(paired_error(values, weights))
+    alone = np.zeros(500, int)
+    assert paired_error(values, weights, alone) == paired_error(values, weights)
+
+
+@pytest.mark.parametrize("size", [5, 20])
+def test_an_equal_candidate_is_seldom_stopped_by_the_items_it_was_given(size: int) -> None:
+    """Clusters are answered alike, so on these 40 of them a candidate that is as good may be far
+    behind. It is stopped where it is behind by more than one standard error, which happens to 16 %,
+    and to the others with ALPHA at most; an error of independent items stops many more."""
+    rng, at = np.random.default_rng(size), np.arange(40).repeat(10)
+    weights, stops = np.full(400, 1 / 400), {True: 0, False: 0}
+    for _ in range(300):
+        draw = rng.random(40).repeat(10)
+        ahead, behind = (draw < 0.8).astype(float), ((draw < 0.6) | (draw > 0.8)).astype(float)
+        blocks = rng.permutation(400).reshape(-1, size)
+        for clustered in stops:
+            margin = paired_error(np.array([ahead, behind]), weights, at if clustered else None)
+            totals, floors = (
+                (weights * x)[blocks].sum(axis=1) for x in (ahead - behind, ahead - 1)
+            )
+            bets = Bets(np.array([margin]), floors[None])
+            bets.feed(totals[None, :-1])
+            stops[clustered] += bool(bets.log_wealth[0] >= math.log(1 / ALPHA))
+    assert stops[True] / 300 < 0.16 + ALPHA
+    assert stops[False] / 300 > 0.3
+
+
 def test_members_are_chosen_until_everything_is_dominated() -> None:
     front = [(0.0, 5.0), (2.0, 2.0), (5.0, 0.0)]
     others = [(3.0, 3.0), (2.5, 4.0), (6.0, 0.5), (9.0, 9.0)]

@@ -13,10 +13,11 @@ from scipy.special import ndtr
 from optim.pareto import hypervolume
 from optim.search import Observation, Searcher, Suggestion, make_searcher, quality
 from optim.search.base import Generational
-from optim.search.bayes import evidence, extent, subspace
+from optim.search.bayes import evidence
 from optim.search.cmaes import chebyshev
 from optim.search.directions import directions
 from optim.search.start import better_half, start_mean
+from optim.search.subspace import extent, subspace
 from optim.space import Space
 
 Judge = Callable[[Suggestion], Observation]

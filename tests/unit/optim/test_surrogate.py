@@ -211,14 +211,20 @@ def test_a_surrogate_needs_fewer_evaluations_than_breeding(method: str, trials: 
     assert volume(baselines() + searched(method, trials)) > bred
 
 
-def test_the_margin_surrogate_says_how_well_it_predicts() -> None:
+def test_the_margin_surrogate_says_how_well_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
     from optim.search.surrogate import MarginSurrogate
 
-    searcher = make("margin-surrogate")
+    searcher, rows, fits = make("margin-surrogate"), searched("margin-surrogate", 18), []
     assert isinstance(searcher, MarginSurrogate)
-    found = searcher.rank_correlation(searched("margin-surrogate", 18))
+    found = searcher.rank_correlation(rows)
     assert found is not None
     assert 0.8 < found <= 1.0
+    fit = MarginSurrogate._model
+    monkeypatch.setattr(MarginSurrogate, "_model", lambda *all: fits.append(1) or fit(*all))
+    (remark,) = searcher.remarks(rows)
+    assert not remark.wrong
+    assert f"{found:.2f}" in remark.what
+    assert len(fits) == 1
 
 
 def test_where_nothing_can_be_predicted_half_a_generation_explores() -> None:
@@ -230,6 +236,7 @@ def test_where_nothing_can_be_predicted_half_a_generation_explores() -> None:
             noise = tuple(rng.normal(size=2).tolist())
             rows.append(Observation(one.slot, one.weights, noise, 0.0, "complete"))
     assert searcher.rank_correlation(rows) < 0.5  # type: ignore[attr-defined]
+    assert [remark.wrong for remark in searcher.remarks(rows)] == [True]
     assert len({row.weights for row in rows}) == 30
 
 

@@ -52,5 +52,5 @@ def test_every_limit_that_is_set_is_shown() -> None:
     assert used_text(Budget(trials=7), used) == ["3 of 7 candidates"]
     limits = Budget(trials=7, item_evaluations=50_000, wall_minutes=2.5)
     assert used_text(limits, used) == [
-        "3 of 7 candidates", "12,400 of 50,000 item evaluations", "2 of 2.5 minutes",
+        "3 of 7 candidates", "12\u202f400 of 50\u202f000 item evaluations", "2 of 2.5 minutes",
     ]  # fmt: skip

@@ -179,6 +179,59 @@ def test_a_race_judges_a_bound_against_the_reference() -> None:
             assert race.report()["violation"] > 0.3
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("confidence", [0.6, 0.95])
+def test_who_keeps_a_constraint_of_clusters_keeps_its_claim(seed: int, confidence: float) -> None:
+    """What is bet against is no more than what the study is told, whatever clusters there are."""
+    rng = np.random.default_rng(seed)
+    clusters = {name: np.arange(size) // rng.integers(1, 6) for name, size in SIZES.items()}
+    constraints = [{**one, "confidence": confidence} for one in CONSTRAINTS]
+    kept = 0
+    for constraint in constraints:
+        study = make_study(["a"], [constraint])
+        reference = answers(rng, rng.uniform(0.5, 0.95))
+        candidate = answers(rng, rng.uniform(0.5, 1))
+        if seed % 2:  # mostly the reference's answers
+            candidate = {
+                name: (candidate if rng.random() < 0.3 else reference)[name] for name in SIZES
+            }
+        items = claims.Items.of(study, reference, clusters)
+        if violation(study, measure(study, reference, candidate, clusters)) > 0:
+            continue
+        for one in claims.constraints(study, items):
+            kept += 1
+            if one.claim is None:
+                at = clusters[one.suite]
+                assert claims.text_missed(one, candidate["prose"], reference["prose"], at) <= 0
+            else:
+                assert total(one.claim, items, candidate) <= one.claim.limit + 1e-9
+    assert kept or confidence > 0.6
+
+
+def test_few_clusters_leave_a_race_nothing_to_bet_on() -> None:
+    """Nobody can keep 5 % with confidence in eight clusters; in forty items one can."""
+    rng = np.random.default_rng(0)
+    bound: dict[str, object] = {"metric": "negative_flip_rate", "suite": "a", "max": 0.07}
+    study, reference = make_study(["a"], [bound]), answers(rng, 0.7)
+    assert len(claims.constraints(study, claims.Items.of(study, reference))) == 1
+    few = claims.Items.of(study, reference, {"a": np.arange(40) // 5})
+    assert claims.constraints(study, few) == []
+    assert few.typical(few.weights("score", "a")) == 5
+
+
+def test_the_margin_is_one_error_of_clusters() -> None:
+    rng = np.random.default_rng(2)
+    study, reference, member = make_study(["a"], []), answers(rng, 0.7), answers(rng, 0.8)
+    wide, narrow = (
+        claims.members(study, claims.Items.of(study, reference, at), {1: member}, None)
+        for at in ({"a": np.arange(40) // 20}, {})
+    )
+    a = np.asarray(member["a"].correct).astype(float) - np.asarray(reference["a"].correct)
+    spread = (a - a.mean()).reshape(2, 20).sum(axis=1)
+    assert wide[0].claims[0].limit == pytest.approx(np.sqrt((spread**2).sum()) / 40)
+    assert narrow[0].claims[0].limit == pytest.approx(a.std() / np.sqrt(40))
+
+
 def test_a_constraint_that_nobody_can_keep_stops_nobody() -> None:
     rng = np.random.default_rng(0)
     bound: dict[str, object] = {"metric": "negative_flip_rate", "suite": "b", "max": 0.01}

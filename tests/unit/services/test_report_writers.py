@@ -40,7 +40,7 @@ TAGS = {
     "html", "head", "meta", "title", "style", "body", "div", "section", "h1", "h2", "h3", "p", "b",
     "span", "small", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "pre",
     "details", "summary", "figure", "figcaption", "svg", "desc", "path", "text", "g", "rect",
-    "circle", "img",
+    "circle", "img", "input", "label",
 }  # fmt: skip
 texts = st.one_of(st.text(max_size=40), st.just(RUDE))
 finite = st.floats(-1e3, 1e3, allow_nan=False).filter(lambda v: v == 0 or abs(v) > 1e-3)

@@ -196,6 +196,57 @@ def test_each_item_is_in_exactly_one_split_and_stays_there(
         assert fewer.split_of(item) == suite.split_of(item)
 
 
+@settings(deadline=None)
+@given(
+    contexts=st.lists(st.sampled_from([None, *"abcdefgh"]), min_size=1, max_size=60),
+    seed=st.integers(),
+    cut=st.integers(0),
+)
+def test_a_cluster_is_in_one_split_and_stays_there(
+    contexts: list[str | None], seed: int, cut: int
+) -> None:
+    items = [
+        TEXT | {"id": str(i)} | ({} if one is None else {"cluster": one})
+        for i, one in enumerate(contexts)
+    ]
+    suite = _parse(_lines(*items), split_seed=seed, split_by="cluster")
+    splits: dict[str, set[str]] = {}
+    for item in suite.items:
+        splits.setdefault(item.cluster or f"alone {item.id}", set()).add(suite.split_of(item))
+    assert all(len(found) == 1 for found in splits.values())
+    fewer = _parse(_lines(*items[: cut % len(items) + 1]), split_seed=seed, split_by="cluster")
+    assert all(fewer.split_of(item) == suite.split_of(item) for item in fewer.items)
+    # who has no cluster is where it always was
+    plain = _parse(_lines(*items), split_seed=seed)
+    for item in suite.items:
+        if item.cluster is None:
+            assert suite.split_of(item) == plain.split_of(item)
+    again = _parse(suite.to_jsonl(), **suite.settings)
+    assert (again, again.digest) == (suite, suite.digest)
+    assert suite.digest != plain.digest
+
+
+def test_suites_are_dealt_by_cluster_where_clusters_are_small() -> None:
+    def dealt(sizes: list[int]) -> str:
+        items = [
+            TEXT | {"id": f"{c}.{i}"} | ({"cluster": f"c{c}"} if c else {})
+            for c, size in enumerate(sizes)
+            for i in range(size)
+        ]
+        return _parse(_lines(*items), split_by=None).split_by
+
+    assert dealt([0, *[2] * 20]) == "cluster"
+    assert dealt([40, 2, 2]) == "cluster"
+    assert dealt([0, *[2] * 19]) == "item", "the largest holds more than a twentieth"
+    assert dealt([0, 50, 50, 50, 50]) == "item", "four subjects: each is to be in every split"
+    assert dealt([0, *[1] * 40]) == dealt([40]) == "item"
+    # stored suites of before have no such setting, and suites without clusters never have it
+    base = _parse(_lines(CHOICE, CHOICE | {"id": "2"}))
+    assert base.split_by == "item"
+    assert _parse(_lines(CHOICE, CHOICE | {"id": "2"}), split_by=None).settings == base.settings
+    assert set(base.settings) == {"normalise", "fractions", "split_seed"}
+
+
 def test_the_shares_are_about_right() -> None:
     items = [TEXT | {"id": f"{number:05d}"} for number in range(4000)]
     suite = parse_suite("s", _lines(*items), where="x", fractions=(0.6, 0.3, 0.1), split_seed=7)
@@ -227,6 +278,10 @@ def test_a_known_digest_and_split_never_change() -> None:
     suite = _parse(_lines(CHOICE, CHOICE | {"id": "2"}, CHOICE | {"id": "3"}))
     assert suite.digest == "2c6996e59a56766bb595103e57b2d46992aed6b7f012bf70696cc7e892445cd4"
     assert [suite.split_of(item) for item in suite.items] == ["search", "validation", "validation"]
+    # and of a suite with clusters, as it was stored before clusters were dealt
+    old = _parse(_lines(*(CHOICE | {"id": str(i), "cluster": "c"} for i in (1, 2, 3))))
+    assert old.digest == "71d3fa059f2eb343d51be8e0bd6950efdf47ceb1d193fd0f4cfcc36948caa257"
+    assert [old.split_of(item) for item in old.items] == ["search", "validation", "validation"]
 
 
 def test_real_suites(shared: Path) -> None:

@@ -221,6 +221,41 @@ def test_bounds_against_the_reference_are_missed_by(constraint: str, missed: flo
     assert violation(one, measure(one, old, new)) == pytest.approx(missed, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        "{metric: negative_flip_rate, suite: a, max: 0.1}",
+        "{metric: negative_flip_rate, max: 0.1}",
+        "{metric: backward_trust, suite: a, min: 0.9, confidence: 0.8}",
+        "{suite: a, at_most_worse: 0.05}",
+        "{at_most_worse: 0.02}",
+    ],
+)
+def test_copies_of_items_keep_a_constraint_no_better(constraint: str) -> None:
+    """Twenty copies of ten items are judged as the ten; taken for 200 they keep far more."""
+    one = study(f"constraints: [{constraint}]\n")
+    few = violation(
+        one,
+        measure(one, {"a": choice(OLD), "b": choice(OLD)}, {"a": choice(NEW), "b": choice(OLD)}),
+    )
+    old = {"a": choice(OLD * 20), "b": choice(OLD * 20)}
+    new = {"a": choice(NEW * 20), "b": choice(OLD * 20)}
+    copies = np.tile(np.arange(10), 20)
+    missed = violation(one, measure(one, old, new, {"a": copies, "b": copies}))
+    assert missed == pytest.approx(few)
+    assert missed > violation(one, measure(one, old, new)) + 0.02
+
+
+def test_a_single_cluster_keeps_no_bound_against_the_reference() -> None:
+    one = study("constraints: [{suite: each, at_most_worse: 0.3}]\n", with_text=True)
+    old = {"a": choice(OLD), "b": choice(OLD), "t": text([20, 30])}
+    clusters = {"a": np.zeros(10, int), "b": np.arange(10), "t": np.zeros(2, int)}
+    found = measure(one, old, old, clusters)
+    assert found["a", "worse_score"].high == pytest.approx(0.98, abs=0.001)
+    # b's items are alone in their clusters, and t is read line by line
+    assert violation(one, found) == pytest.approx(1.6449 / 2 - 0.3, abs=1e-3)
+
+
 def test_confidence_makes_a_constraint_stricter() -> None:
     old = {"a": choice(OLD), "b": choice(OLD)}
     new = {"a": choice(NEW), "b": choice(OLD)}

@@ -15,10 +15,11 @@ from services.checkpoints import read_checkpoint
 from tests.plugins.tiny_models import POSITIONS, VOCABULARY, Save
 from workers.engine import layers
 from workers.engine.layers import Form, form_of, wanted
+from workers.engine.loading import load_pool
 from workers.engine.lower import FROZEN, Activations
 from workers.engine.model import LiveModel
 from workers.engine.probes import probe_of
-from workers.engine.resident import Pool, load_pool
+from workers.engine.resident import Pool
 from workers.engine.tree import Batch, Sharing, batch_rows
 
 CPU = torch.device("cpu")

@@ -132,21 +132,18 @@ def loop(rows: Rows, home: Path, pairs: list[Pair], tokens: int) -> None:
         rows.add("loading the pool", time.perf_counter() - begun, "s")
         print(started.about["pool"], flush=True)
         found = [candidate(started, r, suites) for r in recipes(pairs, CANDIDATES)]
-        log = started.log_path.read_text().splitlines()
-        print(started.about["compiled_why"], [line for line in log if "layers" in line], flush=True)
     best = min(found[1:], key=lambda one: one["wall"])
-    rows.add("the first candidate takes longer by", found[0]["wall"] - best["wall"], "s")
     for phase, name in PHASES.items():
         rows.add(f"a candidate: {name}", best[phase], "s")
     for suite in suites:
         rows.add(f"{suite.name}, {len(suite)} items", len(suite) / best[suite.name], "items/s")
     model = live_model(pairs[:2])
-    eager = compiled_layers(rows, model, suites, tokens)
     scored = [suite for suite in suites if suite.form != "exact"]
     bare, whole = bare_passes(model, scored, tokens)
     rows.add("suites of log-likelihoods, their forward passes alone", bare, "s")
     rows.add("suites of log-likelihoods, scored", whole, "s")
     rows.add("scoring over its forward passes", whole / bare, "×", at_most=1.1)
+    eager = compiled_layers(rows, model, suites, tokens)
     disk = by_disk([path for _, path in pairs], home / "merged")
     rows.add("merging to disk and loading", disk, "s")
     mine = best["wall"] - best["score"]

@@ -85,9 +85,8 @@ class Settings(BaseSettings):
     )
     engine_device: str = Field(default="auto", description="auto, cpu or cuda")
     engine_threads: int = Field(default=1, ge=1, description="torch threads per rank on a CPU")
-    engine_compile: Literal["auto", "on", "off"] = Field(
-        default="auto",
-        description="whether an engine of one rank compiles the model's layers; auto: on a GPU",
+    engine_compile: bool = Field(
+        default=False, description="compile the model's layers in an engine of one rank"
     )
     engine_hang_seconds: float = Field(
         default=600, gt=0, description="engine silence after which it is killed and restarted"

@@ -83,7 +83,7 @@ def test_compiled_layers_do_not_matter(
     parents = tuple(digest for digest, _ in pool)
     weights = ((1.0, 0.0, 0.0, 0.0), (-0.2, 0.1, 0.1, 1.0))
     recipes = [Recipe(parents=parents, weights=w, dtype="float32") for w in weights]
-    config = Settings(home=tmp_path, engine_device="cpu", engine_compile="on")
+    config = Settings(home=tmp_path, engine_device="cpu", engine_compile=True)
     config = config.model_copy(update={"batch_tokens": 64})
     with Engine(config, log_dir=tmp_path) as engine:
         compiled = results(engine, pool, recipes, suites)

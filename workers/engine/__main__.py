@@ -87,7 +87,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--plain", action="store_true", help="share nothing, skip nothing")
     parser.add_argument("--pool-tier", choices=("auto", "device", "host", "mapped"), default="auto")
-    parser.add_argument("--compile", choices=("auto", "on", "off"), default="off")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--activation-bytes", type=int, default=4 * 2**30)
     parser.add_argument("--activation-folder", type=Path, help="default: the system's")
     return parser.parse_args()

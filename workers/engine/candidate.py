@@ -61,7 +61,7 @@ class Candidate:
         tier: Tier | None,
         activations: Activations,
         plain: bool,
-        compiling: str = "off",
+        compiling: bool = False,
         tell: Tell,
         forget: Callable[[], None],
     ) -> None:

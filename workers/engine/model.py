@@ -75,7 +75,7 @@ class LiveModel:
         activations: Activations | None = None,
         *,
         plain: bool = False,
-        compiling: str = "off",
+        compiling: bool = False,
     ) -> None:
         frame = frame or build_frame(head.path, flat.dtype, flat.device)
         self.key, self.device, self.spread = head_key(head), frame.device, frame.choice.kind
@@ -107,7 +107,7 @@ class LiveModel:
         self.names = layout_names(frame)
         self.lower = LowerBlocks(model, self.names, activations or Activations(0))
         self.layers = CompiledLayers(model, flat.dtype, self.encoder.vocabulary)
-        self.layers.use(*wanted(compiling, self.spread, self.device, plain=plain))
+        self.layers.use(*wanted(compiling, self.spread, plain=plain))
         self._checked = plain
         #: keys and values of heads by key, the last one used last, and how many are kept
         self._heads: dict[int, DynamicCache] = {}

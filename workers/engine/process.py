@@ -44,7 +44,7 @@ def start_group(
         *("--parallel", config.engine_parallel),
         *("--device", config.engine_device, "--threads", str(config.engine_threads)),
         *("--compute", compute, "--batch-tokens", str(config.batch_tokens)),
-        *("--pool-tier", config.pool_tier, "--compile", config.engine_compile),
+        *("--pool-tier", config.pool_tier, *(["--compile"] if config.engine_compile else [])),
         *("--activation-bytes", str(config.activation_bytes), "--activation-folder", str(spill)),
     ]
     if plain:

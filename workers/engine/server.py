@@ -51,7 +51,7 @@ class Server:
         activations: Activations,
         tier: Tier | None = None,
         plain: bool = False,
-        compiling: str = "off",
+        compiling: bool = False,
     ) -> None:
         self.session, self.group, self.device = session, session.group, device
         cpu = device.type == "cpu"

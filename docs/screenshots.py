@@ -126,7 +126,9 @@ def panels(page: Page, base: str, study: int, trial: int, out: Path) -> None:
     page.goto(f"{base}/study?study={study}")
     settle(page)
     heading = page.get_by_role("heading", name="Candidates about as good as the best")
-    cut(page, out / "dashboard-near-best.png", heading, page.locator("table.flips tr").nth(4))
+    unstable = page.locator("table.flips tr")
+    if unstable.count() > 4:  # several candidates, and they disagree
+        cut(page, out / "dashboard-near-best.png", heading, unstable.nth(4))
     page.goto(f"{base}/candidate?study={study}&trial={trial}")
     settle(page)
     worth = page.locator("[class*=st-key-worth-] .js-plotly-plot")

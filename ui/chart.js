@@ -75,7 +75,7 @@ function buttons(chart) {
     click: () =>
       document.fullscreenElement ? document.exitFullscreen() : chart.frame.requestFullscreen(),
   };
-  return [reset, full];
+  return document.fullscreenEnabled ? [reset, full] : [reset];
 }
 
 function make(parent) {
@@ -110,6 +110,15 @@ function selected(shapes, revision) {
     }
   }
   return found.box.length + found.lasso.length ? found : null;
+}
+
+// The same as Plotly draws them: a chart that is new to the page has the boxes that Python knows of.
+function shapes(selection) {
+  const at = { xref: "x", yref: "y" };
+  const box = ({ x, y }) => ({ ...at, type: "rect", x0: x[0], x1: x[1], y0: y[0], y1: y[1] });
+  const line = ({ x, y }) => `M${x.map((value, i) => `${value},${y[i]}`).join("L")}Z`;
+  const lasso = (one) => ({ ...at, type: "path", path: line(one) });
+  return [...(selection?.box ?? []).map(box), ...(selection?.lasso ?? []).map(lasso)];
 }
 
 const AXES = ["xaxis", "yaxis"];
@@ -148,7 +157,8 @@ function listen(chart) {
     chart.sent = JSON.stringify(selection);
     chart.send.state("selection", selection);
   };
-  chart.plot.on("plotly_selected", (event) => choose(event?.selections));
+  // a mere click with the box or lasso in hand says 'selected' too, and changes nothing
+  chart.plot.on("plotly_selected", () => choose(chart.plot.layout.selections));
   chart.plot.on("plotly_deselect", () => choose([]));
   chart.plot.on("plotly_click", (event) => {
     const custom = event.points[0]?.customdata;
@@ -157,7 +167,7 @@ function listen(chart) {
   });
 }
 
-async function draw(chart, { figure, config, about: { selects } }) {
+async function draw(chart, { figure, config, about: { selects, selection } }) {
   const { plot, frame } = chart;
   const layout = { ...figure.layout, template: template(frame) };
   const colour = layout.template.layout.font.color;
@@ -173,8 +183,8 @@ async function draw(chart, { figure, config, about: { selects } }) {
   const tools = { ...config, modeBarButtonsToAdd: chart.buttons };
   const old = plot._fullLayout ? plot.layout : null;
   const same = old?.uirevision === layout.uirevision;
-  if (selects && same && old.selections) layout.selections = old.selections;
-  if (!same) [chart.view, chart.sent] = [{}, NOTHING];
+  if (selects) layout.selections = same ? (old.selections ?? []) : shapes(selection);
+  if (!same) [chart.view, chart.sent] = [{}, JSON.stringify(selection)];
   applyView(chart, layout);
   await window.Plotly.react(plot, figure.data, layout, tools);
   if (!old) {

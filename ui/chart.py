@@ -40,7 +40,8 @@ def draw(figure: go.Figure, *, key: str, alt: str, selects: bool = False) -> int
     can be clicked, and boxes and lassos drawn. Returns the first `customdata` of the point that was
     clicked just now."""
     removed = [*REMOVED, *(() if selects else SELECTING)]
-    about = {"url": _url(), "alt": alt, "selects": selects}
+    held = selection(key, figure.layout.uirevision) if selects else {}
+    about = {"url": _url(), "alt": alt, "selects": selects, "selection": held or None}
     config = {
         "displaylogo": False, "doubleClick": False, "modeBarButtonsToRemove": removed,
         "showSendToCloud": False,
@@ -50,7 +51,7 @@ def draw(figure: go.Figure, *, key: str, alt: str, selects: bool = False) -> int
     )
     heard = _heard if selects else None
     found = _chart(
-        key=key, data=payload.encode(), on_clicked_change=heard, on_selection_change=heard
+        key=_safe(key), data=payload.encode(), on_clicked_change=heard, on_selection_change=heard
     )
     clicked = found.get("clicked")
     return None if clicked is None else int(clicked)
@@ -59,9 +60,14 @@ def draw(figure: go.Figure, *, key: str, alt: str, selects: bool = False) -> int
 def selection(key: str, revision: str) -> Mapping[str, Any]:
     """The boxes and lassos in the chart of that `uirevision`, in the units of its axes; to be asked
     for before it is drawn again."""
-    held: Any = st.session_state.get(key) or {}
+    held: Any = st.session_state.get(_safe(key)) or {}
     found = held.get("selection") or {}
     return found if found.get("revision") == revision else {}
+
+
+def _safe(key: str) -> str:
+    """Streamlit refuses two underscores in a row, which a name may have; a tilde is in no name."""
+    return key.replace("__", "~~")
 
 
 def _heard() -> None:

@@ -25,10 +25,13 @@ def follow(
 ) -> None:
     """Redraw the page when `look()` differs from `drawn`; `pulse` draws what moves in between."""
 
+    inline = True
+
     @st.fragment(run_every=SECONDS if active else None)
     def watch() -> None:
         try:
-            changed = look() != drawn
+            # a page that is being drawn is drawn to its end: what was clicked is read further down
+            changed = not inline and look() != drawn
             if pulse is not None and not changed:
                 pulse()
         except (RemeltError, psycopg.OperationalError):
@@ -38,3 +41,4 @@ def follow(
             st.rerun()
 
     watch()
+    inline = False

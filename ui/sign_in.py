@@ -5,7 +5,7 @@ here only to hide what would be refused.
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import streamlit as st
 
@@ -68,8 +68,10 @@ def followed_link() -> tuple[str, dict[str, str]] | None:
     if not st.user.to_dict().get("is_logged_in") or st.session_state.get(LINK):
         return None
     st.session_state[LINK] = True
-    link = urlsplit(unquote(st.context.cookies.get(LINK, "")))
-    return link.path.rsplit("/", 1)[-1], dict(parse_qsl(link.query))
+    path, _, query = unquote(st.context.cookies.get(LINK, "")).partition("?")
+    # what begins so is Streamlit's own, and may not be set by a page
+    ids = {k: v for k, v in parse_qsl(query) if not k.lower().startswith("embed")}
+    return path.rsplit("/", 1)[-1], ids
 
 
 def _sign_out(claims: object) -> None:

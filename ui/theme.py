@@ -58,15 +58,15 @@ STYLE = """
 """
 
 
-def dress(figure: go.Figure, *, height: int, title: str) -> go.Figure:
-    """Give a figure the layout that every plot shares, in place of any; keeps a reader's zoom while
-    data come in."""
+def dress(figure: go.Figure, *, height: int, title: str, revision: str | None = None) -> go.Figure:
+    """Give a figure the layout that every plot shares, in place of any. A reader's zoom stays as
+    long as the `revision` is the same; the title is one where it holds no numbers."""
     # at once: property by property it takes Plotly ten times as long
     figure.layout = {
         "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
         "height": height,
         "margin": {"l": 10, "r": 10, "t": 48, "b": 10},
-        "uirevision": title,
+        "uirevision": revision or title,
         "hoverlabel": {"align": "left"},
         # below the axis, however many lines it takes on a narrow screen
         "legend": {

@@ -314,8 +314,19 @@ def test_from_a_filter_and_a_box_to_a_picked_candidate(
     expect(page.get_by_text(f"The filter shows {shown} of {len(trials)} trials")).to_be_visible()
     page.keyboard.press("Escape")
     drag_box(page)
-    expect(page.get_by_text(re.compile(rf"Selected: {shown} candidate"))).to_be_visible()
+    selected = page.get_by_text(re.compile(rf"Selected: {shown} candidate"))
+    expect(selected).to_be_visible()
     expect(page.get_by_text("Weights over the selected")).to_be_visible()
+    # a click beside the points, and another view and back: the box stays, and what is in it
+    area = page.locator(f"{PLOT} .draglayer .nsewdrag").first.bounding_box()
+    assert area is not None
+    page.mouse.click(area["x"] + 1, area["y"] + 1)
+    whole = page.get_by_text("around the front", exact=True).first
+    whole.click()
+    expect(selected).to_be_hidden()
+    whole.click()
+    expect(selected).to_be_visible()
+    expect(page.locator(f"{PLOT} .selectionlayer path").first).to_be_attached()
     number = knee_of(study, trials)
     page.get_by_role("link", name=f"trial {number}").first.click()
     expect(page).to_have_url(re.compile(rf"/candidate\?study=1&trial={number}$"))

@@ -22,7 +22,7 @@ def page() -> None:
     looks = theme.dress(go.Figure(go.Scatter(y=[1, 2])), height=300, title="One")
     assert chart.draw(looks, key="looks", alt="one line") is None
     points = theme.dress(go.Figure(go.Scatter(y=[3])), height=300, title="Two")
-    chart.draw(points, key="points", alt="a point", selects=True)
+    chart.draw(points, key="points__of_somebody", alt="a point", selects=True)
 
 
 @pytest.fixture

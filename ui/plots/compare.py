@@ -41,7 +41,10 @@ def pairs_figure(pairs: Pairs, names: Mapping[int, str], kind: str) -> go.Figure
             hovertemplate="from %{y} to %{x}: %{z:.1f} % of items<extra></extra>",
         )
     )  # fmt: skip
-    theme.dress(figure, height=170 + 44 * len(labels), title=f"{titles[kind]} (% of items)")
+    theme.dress(
+        figure, height=170 + 44 * len(labels), title=f"{titles[kind]} (% of items)",
+        revision="|".join(labels),
+    )  # fmt: skip
     figure.update_yaxes(autorange="reversed", title="from", type="category", showgrid=False)
     figure.update_xaxes(title="to", type="category", showgrid=False)
     return figure
@@ -73,7 +76,8 @@ def parallel_figure(
             marker={"symbol": index, "size": 10}, customdata=hover,
             hovertemplate="%{x}: %{customdata}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
-    theme.dress(figure, height=360, title="Objectives side by side (best of these on top)")
+    title = "Objectives side by side (best of these on top)"
+    theme.dress(figure, height=360, title=title, revision="|".join(axes))
     figure.update_yaxes(
         range=[-0.08, 1.08], tickvals=[0, 1], ticktext=["worst", "best"], title=None
     )

@@ -150,7 +150,7 @@ def racing_figure(columns: Columns, whole: int) -> go.Figure | None:
             )
         )
     title = f"Items scored: {share:.0f} % of the candidates stopped early"
-    theme.dress(figure, height=HEIGHT + 30, title=title)
+    theme.dress(figure, height=HEIGHT + 30, title=title, revision="racing")
     figure.update_xaxes(title="candidates of the searcher that have ended")
     figure.update_yaxes(title="items scored, in all", rangemode="tozero")
     return figure
@@ -198,7 +198,7 @@ def timeline_figure(spans: Sequence[Span]) -> go.Figure | None:
             )
         )
     title = f"Workers: the newest {len(spans)} evaluations" if len(spans) > 1 else "Workers"
-    theme.dress(figure, height=150 + 22 * len(names), title=title)
+    theme.dress(figure, height=150 + 22 * len(names), title=title, revision="workers")
     figure.update_xaxes(title="time (UTC)", type="date")
     # below, its legend would take half of so low a plot
     figure.update_layout(

@@ -49,7 +49,7 @@ def parallel_figure(
                                     colour, width))  # fmt: skip
     what = "Weights and objectives" if group is None else "Weights of one group and objectives"
     count = f"{len(some)} of {len(told)} candidates" if len(some) < len(told) else "every candidate"
-    theme.dress(figure, height=430, title=f"{what}: {count}")
+    theme.dress(figure, height=430, title=f"{what}: {count}", revision=f"lines|{group}")
     figure.update_layout(margin_r=50)  # the last name would be left out where it is cut off
     ends = [(high, low) if down else (low, high) for low, high, down in
             zip(low, high, downward, strict=True)]  # fmt: skip

@@ -85,7 +85,7 @@ def _facts(found: StudyCost) -> list[str]:
     if total.retries:
         facts.append(f"{total.retries} attempts were cut short and repeated, which is not counted.")
     if found.racing is not None:
-        facts.append(f"{words.saved(found.racing).capitalize()}.")
+        facts.append(f"{words.sentence(words.saved(found.racing))}.")
     if total.energy is None:
         facts.append("Energy was not measured (REMELT_CARBON_COUNTRY).")
     else:

@@ -103,8 +103,10 @@ def _figures(shown: Snapshot, found: Multiplicity) -> None:
     chosen = "choice" if shown.study.chosen_trial_id is not None else "best"
     columns = _columns(known, shown.study.reference, chosen, found)
     st.html(figures_html(known, columns))
-    st.caption("Shares of items with their 95 % intervals; ranges and capacities are means, the "
-               "largest below.")  # fmt: skip
+    told = "Shares of items with their 95 % intervals"
+    if any(head == "capacity" for head, _, _ in columns):
+        told += "; ranges and capacities are means, the largest below"
+    st.caption(f"{told}.")
     with st.expander("What the columns count"):
         st.markdown("\n".join(f"- **{words.plain(head)}**: {what}" for head, what, _ in columns))
 

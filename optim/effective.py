@@ -66,7 +66,8 @@ class ClusterSums:
 
         For the spread alone, two clusters more are wholly hit and two wholly missed, as Agresti &
         Coull (1998) add two items of each: clusters that no item was hit in say nothing of how they
-        vary, and the bound would be too good. With two, the bound rises with the first hits.
+        vary, and the bound would be too good. With two, bounds up to 97.5 % rise with the first
+        hits.
         """
         mean = self.total / np.maximum(self.n, 1)
         return self._size(2 * (mean**2 + (1 - mean) ** 2))

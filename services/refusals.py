@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from services.errors import SuiteRefused
-from services.suites import Expect, Item, Suite, parse_suite
+from services.suites import Expect, Item, SplitBy, Suite, parse_suite
 
 #: what is put around a bare question; chat templates are not applied
 FRAME = "User: {prompt}\nAssistant:"
@@ -43,8 +43,11 @@ class RefusalOptions:
     likelihood: bool = False
 
 
-def refusal_suite(name: str, text: str, options: RefusalOptions, *, where: str) -> Suite:
-    """A suite from JSON Lines with `expect`. Raises SuiteRefused, also for items of other forms."""
+def refusal_suite(
+    name: str, text: str, options: RefusalOptions, *, where: str, split_by: SplitBy | None = None
+) -> Suite:
+    """A suite from JSON Lines with `expect`, dealt as `parse_suite` says. Raises SuiteRefused, also
+    for items of other forms."""
     read = parse_suite(name, text, where=where, answer_tokens=options.answer_tokens)
     if read.form != "refusal":
         _refuse(
@@ -52,12 +55,16 @@ def refusal_suite(name: str, text: str, options: RefusalOptions, *, where: str) 
             f"its items are of form {read.form!r}",
             'Give items {"id","prompt","expect"}, or leave the options for refusals out',
         )
-    return _suite(name, read.items, options, options.frame or "{prompt}", where)
+    return _suite(name, read.items, options, options.frame or "{prompt}", where, split_by)
 
 
-def xstest_suite(name: str, text: str, options: RefusalOptions, *, where: str) -> Suite:
-    """A suite from XSTest's table. Raises SuiteRefused naming the line."""
-    return _suite(name, xstest_items(text, where=where), options, options.frame or FRAME, where)
+def xstest_suite(
+    name: str, text: str, options: RefusalOptions, *, where: str, split_by: SplitBy | None = None
+) -> Suite:
+    """A suite from XSTest's table, dealt as `parse_suite` says. Raises SuiteRefused naming the
+    line."""
+    items = xstest_items(text, where=where)
+    return _suite(name, items, options, options.frame or FRAME, where, split_by)
 
 
 def xstest_items(text: str, *, where: str) -> list[Item]:
@@ -98,7 +105,12 @@ def _cluster(kind: str, focus: str) -> str | None:
 
 
 def _suite(
-    name: str, items: Sequence[Item], options: RefusalOptions, frame: str, where: str
+    name: str,
+    items: Sequence[Item],
+    options: RefusalOptions,
+    frame: str,
+    where: str,
+    split_by: SplitBy | None,
 ) -> Suite:
     if "{prompt}" not in frame:
         _refuse(where, f"the frame {frame!r} has no place for the prompt", "Write {prompt} in it")
@@ -106,7 +118,7 @@ def _suite(
     if not options.likelihood:
         text = _lines([item.to_dict("refusal") for item in framed])
         return parse_suite(
-            name, text, where=where, answer_tokens=options.answer_tokens, split_by=None
+            name, text, where=where, answer_tokens=options.answer_tokens, split_by=split_by
         )
     if options.answer_tokens is not None:
         _refuse(where, "answer tokens are given, but no answer is generated", "Leave them out")
@@ -122,7 +134,7 @@ def _suite(
     ]
     # the two are of different lengths, which must not decide
     text = _lines([item.to_dict("choice") for item in choices])
-    return parse_suite(name, text, where=where, normalise=True, split_by=None)
+    return parse_suite(name, text, where=where, normalise=True, split_by=split_by)
 
 
 def _lines(items: Sequence[object]) -> str:

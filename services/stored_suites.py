@@ -12,7 +12,7 @@ from services.access import User, allow
 from services.db import Connection, Database, Row, row, rows
 from services.errors import BadInput, IntegrityError, NotFound
 from services.registry import check_name
-from services.suites import SPLITS, Suite, parse_suite
+from services.suites import SPLITS, SplitBy, Suite, parse_suite
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,10 @@ def add_suite(
     Forbidden for a viewer."""
     allow(by, "register a suite")
     check_name(name, "suite")
-    suite = parse_suite(name, read_items(path), where=str(path), normalise=normalise, split_by=None)
+    by_before = dealt_before(database, name)
+    suite = parse_suite(
+        name, read_items(path), where=str(path), normalise=normalise, split_by=by_before
+    )
     return suite, store_suite(database, suite, by=by)
 
 
@@ -62,8 +65,17 @@ def add_suite_bytes(
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput("is not UTF-8 text", where=where, mend=str(error)) from error
-    suite = parse_suite(name, text, where=where, normalise=normalise, split_by=None)
+    suite = parse_suite(
+        name, text, where=where, normalise=normalise, split_by=dealt_before(database, name)
+    )
     return suite, store_suite(database, suite, by=by)
+
+
+def dealt_before(database: Database, name: str) -> SplitBy | None:
+    """How the newest suite of that name is dealt to splits, None where there is none: a new version
+    must not move an item from one split to another."""
+    found = database.row("registry.suite", name=name)
+    return None if found is None else found["settings"].get("split_by", "item")
 
 
 def store_suite(database: Database, suite: Suite, *, by: User | None = None) -> bool:

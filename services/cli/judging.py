@@ -114,7 +114,7 @@ def _print_comparison(found: Comparison) -> None:
     for j in shown:
         if j.clusters is not None:
             what = f"{j.suite}: " if j.suite else "all suites: "
-            click.echo(f"{what}{j.n} items in {j.clusters} clusters, which are drawn whole")
+            click.echo(f"{what}{j.n} items in {j.clusters} clusters, which are counted as such")
     if found.left_out:
         click.echo(f"only in one of the studies, left out: {', '.join(found.left_out)}")
 

@@ -117,8 +117,10 @@ def add(
         source = file or xstest
         assert source is not None
         make = refusal_suite if xstest is None else xstest_suite
-        stored = make(name, stored_suites.read_items(source), options, where=str(source))
-        new = stored_suites.store_suite(open_database(), stored)
+        items, database = stored_suites.read_items(source), open_database()
+        before = stored_suites.dealt_before(database, name)
+        stored = make(name, items, options, where=str(source), split_by=before)
+        new = stored_suites.store_suite(database, stored)
     elif file is not None:
         stored, new = stored_suites.add_suite(open_database(), name, file, normalise=normalise)
     else:

@@ -161,9 +161,9 @@ class _Read:
             ),
         }
 
-    def _id(self, number: int, several: bool) -> tuple[str, str | None]:
-        """An item's id and cluster."""
-        return (f"{self.name}/{number}", self.name) if several else (str(number), None)
+    def _id(self, number: int, several: bool) -> str:
+        """An item's id. Tasks of a group are no clusters: all are asked, not a sample of them."""
+        return f"{self.name}/{number}" if several else str(number)
 
     def plain_items(self, several: bool) -> Iterator[Item | None]:
         """Items that Remelt scores by itself exactly as lm-eval does; None for any other."""
@@ -186,11 +186,9 @@ class _Read:
             if len(right) != 1 or len(set(choices)) < max(len(choices), 2) or not all(choices):
                 yield None
                 continue
-            item_id, cluster = self._id(number, several)
             context = instances[0].args[0] + task.config.target_delimiter
             yield Item(
-                id=item_id,
-                cluster=cluster,
+                id=self._id(number, several),
                 context=context,
                 choices=tuple(choices),
                 gold=right[0],
@@ -199,7 +197,6 @@ class _Read:
     def task_items(self, several: bool) -> Iterator[Item]:
         """Items with what lm-eval asks, and what people are shown of it."""
         for number, instances in self.docs.items():
-            item_id, cluster = self._id(number, several)
             where = f"lm-eval task {self.name}, document {number}"
             requests = [[i.request_type, *i.args] for i in instances]
             for request in requests:
@@ -211,7 +208,7 @@ class _Read:
                 asked = json.loads(json.dumps(asked))
             except TypeError as error:
                 refuse(where, f"is not text ({error})", "Only tasks of text are supported")
-            yield Item(id=item_id, cluster=cluster, asked=asked, **self._shown(asked))
+            yield Item(id=self._id(number, several), asked=asked, **self._shown(asked))
 
     def _asked(self, doc: Any) -> dict[str, Any]:
         task = self.task

@@ -120,15 +120,13 @@ def _bounds(material: Material) -> Table:
             kept = "yes" if over <= 0 else f"no, beyond it by {over:.3f}"
             unit: Unit = "nats change" if text else "points"
             rows.append([_words(constraint, suite), found.n, paired.number_of(value, unit), kept])
-    clusters = any(labels is not None for labels in material.clusters.values())
-    alone = " Items of one cluster count as if they were independent." if clusters else ""
     return Table(
         columns=["what was asked", "n", "worse by", "kept"],
         rows=rows,
         title=f"No worse than {material.study.reference}",
         note=f"{material.split.capitalize()} split, paired on the same items, 95 % intervals; "
         "below 0 it is better. A bound with a confidence must hold for the upper end of a "
-        f"one-sided interval.{alone}",
+        "one-sided interval.",
     )
 
 

@@ -198,6 +198,8 @@ def _limits(material: Material) -> str:
 
 def missed_constraints(material: Material) -> list[str]:
     """Every constraint that the candidate does not keep on the report's split, in words."""
+    if material.candidate.feasible:  # as it was judged when it was told
+        return []
     found = []
     for constraint in material.study.spec.constraints:
         for suite in constrained(material.study, constraint):

@@ -155,7 +155,8 @@ def _constraints(study: Study, found: Columns) -> Iterator[Finding]:
             kind="constraint",
             what=f"No candidate meets the constraint on {name} ({constraint.words}); the nearest "
             f"misses it by {nearest[suite]:.4f}",
-            mend="Loosen it, lower its confidence, or add items",
+            mend="Loosen it, lower its confidence, or add items (where they have clusters, of "
+            "others)",
         )
     if not never:
         yield Finding(

@@ -134,7 +134,7 @@ def compared(
     suites: Sequence[tuple[Predictions, Predictions, np.ndarray | None]],
 ) -> dict[str, Value]:
     """Every rate of `compatibility.RATES` over (old, new, clusters) of some suites together, with
-    intervals that draw whole clusters where a suite has them."""
+    intervals that count clusters where a suite has them."""
     if all(labels is None for _, _, labels in suites):
         counts = pooled(compare(old, new) for old, new, _ in suites)
         bounds = rate_intervals(counts)

@@ -6,7 +6,7 @@ The items of an lm-eval task that has rules of its own also carry what it asks (
 """
 
 from services.suites.parse import ANSWER_TOKENS, MOST_ANSWER_TOKENS, NAME, parse_suite
-from services.suites.suite import SPLITS, Expect, Item, Normalise, Split, Suite
+from services.suites.suite import SPLITS, Expect, Item, Normalise, Split, SplitBy, Suite
 
 __all__ = [
     "ANSWER_TOKENS",
@@ -17,6 +17,7 @@ __all__ = [
     "Item",
     "Normalise",
     "Split",
+    "SplitBy",
     "Suite",
     "parse_suite",
 ]

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, get_args
 
 from optim import refusal
@@ -91,6 +92,9 @@ def parse_suite(
         task=task,
     )
     filled = {suite.split_of(item) for item in items}
+    if split_by is None and len(filled) < len(SPLITS):  # too few clusters for three splits
+        suite = replace(suite, split_by="item")
+        filled = {suite.split_of(item) for item in items}
     for split in SPLITS if require_splits else ():
         if split not in filled:
             _refuse(

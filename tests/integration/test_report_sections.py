@@ -183,7 +183,7 @@ def test_refusals_and_bounds_against_the_reference(driver: Driver, safe: int) ->
     assert bounds.rows[0][2].value == pytest.approx(lost)
     assert [row[3] for row in bounds.rows] == ["yes", "yes"]
     assert "it keeps the study's 2 constraints" in texts(written, "verdict")
-    # clusters are drawn whole, as when the study was told
+    # clusters are counted, as when the study was told
     pair = (old, new, material.clusters["safe"])
     table = blocks(written, "changes", Table)[0]
     row = dict(zip(table.columns, next(r for r in table.rows if r[0] == "safe"), strict=True))

@@ -28,7 +28,7 @@ from services.studies.multiplicity import multiplicity
 from services.studies.propose import merit
 from services.studies.record import load_predictions, load_trials
 from services.studies.tell import measure, violation
-from services.suites import SPLITS, Suite
+from services.suites import SPLITS, Suite, parse_suite
 from tests.plugins.studies import from_right, made_up, mixed_knowledge
 
 if TYPE_CHECKING:
@@ -291,6 +291,26 @@ def test_clusters_are_drawn_whole(
     assert whole is not None
     assert alone is not None
     assert whole.bound > 1.3 * alone.bound
+
+
+def test_a_new_version_of_a_suite_is_dealt_as_the_one_before(
+    driver: Driver, tmp_path: Path
+) -> None:
+    lines = [
+        json.dumps({"id": str(i), "prompt": f"q{i}", "target": "t", "cluster": f"c{i // 4}"})
+        for i in range(161)
+    ]
+    file, more = tmp_path / "some.jsonl", tmp_path / "more.jsonl"
+    file.write_text("\n".join(lines[:160]))
+    more.write_text("\n".join(lines))
+    # of before clusters decided splits
+    old = parse_suite("old", file.read_text(), where="", split_by="item")
+    assert stored_suites.store_suite(driver.database, old)
+    assert stored_suites.add_suite(driver.database, "old", file) == (old, False)
+    newer, new = stored_suites.add_suite(driver.database, "old", more)
+    assert new
+    assert [newer.split_of(item) for item in old.items] == [old.split_of(i) for i in old.items]
+    assert stored_suites.add_suite(driver.database, "young", file)[0].split_by == "cluster"
 
 
 def test_constraints_are_judged_by_clusters(driver: Driver, tmp_path: Path) -> None:

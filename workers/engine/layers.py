@@ -115,6 +115,8 @@ class CompiledLayers:
             # a comparison that NaN fails too: values that overflow say nothing about the code
             if not apart <= self._tolerance and bool(expected.isfinite().all()):
                 raise ArithmeticError(f"logits differ by {apart:.2g} of the largest one")
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # whatever a compiler comes up with
             self._bad.add(form)
             before, self.why = self.why, _short(error)

@@ -88,7 +88,8 @@ def _environment(settings: Settings) -> dict[str, str]:
     """This process's environment without the secrets that the engine does not need."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("REMELT_", "AWS_", "PG"))}
     kernels = settings.home.resolve() / "kernels"
-    kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kernels.mkdir(parents=True, exist_ok=True)
+    kernels.chmod(0o700)
     env |= {
         # compiled layers are code: never from a folder that others may write to, as is usual
         "TORCHINDUCTOR_CACHE_DIR": str(kernels),

@@ -247,6 +247,19 @@ def test_suites_are_dealt_by_cluster_where_clusters_are_small() -> None:
     assert set(base.settings) == {"normalise", "fractions", "split_seed"}
 
 
+def test_clusters_too_few_for_three_splits_are_dealt_by_item() -> None:
+    # 20 pairs, of which some seed puts none into validation
+    items = [TEXT | {"id": f"{i}", "cluster": f"c{i // 2}"} for i in range(40)]
+    text, empty = _lines(*items), []
+    for seed in range(400):
+        suite = _parse(text, split_seed=seed, split_by=None)
+        assert {suite.split_of(item) for item in suite.items} == {"search", "validation", "test"}
+        empty += [seed] if suite.split_by == "item" else []
+    assert empty
+    with pytest.raises(SuiteRefused, match="split is empty"):
+        parse_suite("s", text, where="s.jsonl", split_seed=str(empty[0]), split_by="cluster")
+
+
 def test_the_shares_are_about_right() -> None:
     items = [TEXT | {"id": f"{number:05d}"} for number in range(4000)]
     suite = parse_suite("s", _lines(*items), where="x", fractions=(0.6, 0.3, 0.1), split_seed=7)

@@ -84,7 +84,7 @@ function make(parent) {
   frame.className = "remelt-chart";
   frame.append(plot);
   parent.append(frame);
-  const chart = { frame, plot, drawn: "", sent: NOTHING, height: 0, view: {}, send: {}, queue: null };
+  const chart = { frame, plot, drawn: "", sent: NOTHING, height: 0, view: {}, send: {}, calls: 0 };
   chart.resized = new ResizeObserver(() => fit(chart));
   return chart;
 }
@@ -199,6 +199,7 @@ export default async function (component) {
   const text = new TextDecoder().decode(data);
   const chart = (parentElement.remeltChart ??= make(parentElement));
   chart.send = { state: setStateValue, trigger: setTriggerValue };
+  const call = (chart.calls += 1);
   const made = JSON.parse(text);
   chart.frame.setAttribute("role", "figure");
   chart.frame.setAttribute("aria-label", made.about.alt);
@@ -206,12 +207,15 @@ export default async function (component) {
   // one after the other: the next data may come while these are drawn
   chart.queue = Promise.resolve(chart.queue).catch(() => {}).then(() => {
     const drawn = text + JSON.stringify(template(chart.frame));
-    if (chart.drawn === drawn || !chart.frame.isConnected) return undefined;
+    const late = call !== chart.calls || !chart.frame.isConnected;
+    if (late || chart.drawn === drawn) return undefined;
     chart.drawn = drawn;
     return draw(chart, made);
   });
   await chart.queue;
   return () => {
+    // Streamlit also ends a call that newer data have overtaken: the chart is theirs now
+    if (call !== chart.calls) return;
     chart.resized.disconnect();
     window.Plotly?.purge(chart.plot);
     chart.frame.remove();

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from services.db import rows
 from services.settings import settings
@@ -374,6 +374,23 @@ def test_zoom_and_selection_stay_while_data_come_in(
         "([plot, x]) => document.querySelector(plot).layout.xaxis.range[0] < x",
         arg=[PLOT, zoomed[0][0]],
     )
+
+
+def test_data_that_come_while_a_chart_is_made_do_not_end_it(page: Page, address: str) -> None:
+    held: list[Route] = []
+    page.route("**/plotly.min.js*", lambda route: held.append(route))
+    page.goto(f"{address}/study?study=1")
+    expect(page.get_by_text("Trials · search split")).to_be_visible()
+    outside = page.get_by_text("lie outside")
+    expect(outside).to_be_visible()
+    page.get_by_text("around the front", exact=True).first.click()
+    expect(outside).to_be_hidden()
+    assert held
+    for route in held:
+        route.continue_()
+    expect(page.locator(f"{PLOT} .scatterlayer .points path").first).to_be_visible()
+    page.wait_for_timeout(1000)
+    expect(page.locator(f"{PLOT} .scatterlayer .points path").first).to_be_visible()
 
 
 def test_nothing_is_fetched_from_elsewhere(page: Page, address: str) -> None:

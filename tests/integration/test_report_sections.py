@@ -204,6 +204,7 @@ def test_a_missed_bound_is_said(driver: Driver, safe: int) -> None:
         "UPDATE study SET spec = replace(spec::text, '\"at_most_worse\": 0.9', "
         "'\"at_most_worse\": 0.0')::jsonb"
     )
+    driver.sql("UPDATE evaluation SET violation = 0.5")  # as if it had been told so
     written = reports.build(driver.database, safe, candidate=worst, test=False)
     bounds = blocks(written, "safety", Table)[1]
     assert str(bounds.rows[0][3]).startswith("no, beyond it by ")

@@ -24,6 +24,7 @@ from services.studies import (
     columns,
     cost,
     health,
+    judge,
     listing,
     multiplicity,
     read,
@@ -33,6 +34,7 @@ from services.studies import (
 from services.studies.attribution import Attribution
 from services.studies.columns import Columns
 from services.studies.cost import StudyCost
+from services.studies.judge import Comparison
 from services.studies.multiplicity import Multiplicity
 from services.studies.read import Flip, OpenSplit
 from services.studies.record import Study
@@ -141,6 +143,14 @@ def curve(shown: Snapshot) -> list[views.Progress]:
         if not held.curve or held.curve[-1].evaluations != int(found.told.sum()):
             held.curve = views.progress(shown.study, found, held.curve)
         return held.curve
+
+
+@st.cache_resource(show_spinner="Comparing answers …", max_entries=64)
+def comparison(
+    study_id: int, old: int, new: int, split: OpenSplit, mark: Mark, _study: Study
+) -> Comparison:
+    """One candidate against another, item by item."""
+    return judge.compare(database(), _study, old, new, split=split)
 
 
 @st.cache_resource(show_spinner="Comparing answers …", max_entries=32)

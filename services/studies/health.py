@@ -5,6 +5,7 @@ Reads what is stored on the open splits; computes nothing that changes the study
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -32,6 +33,8 @@ AT_BOUND = 1e-3
 SATURATED = 0.98
 #: twins of fewer items than this share of a split change no decision
 TWINS = 0.02
+#: times as many items as a study has, beyond which nobody would add them
+MOST_ITEMS = 50
 #: trials that say how often two models differ, at most
 MOST_COMPARED = 100
 
@@ -88,9 +91,17 @@ def _gain(database: Database, study: Study, split: OpenSplit, found: Columns) ->
             kind="within-noise",
             what=f"Trial {best.trial.number} beats {against}, by {value:.4f} in the mean of the "
             f"objectives, which may be chance (95 % {low:.4f} to {high:.4f} on {split})",
-            mend="Add items to the suites: four times as many halve the interval",
+            mend=_items_needed(value, low),
         )
     yield from _floor(database, study, split, best)
+
+
+def _items_needed(value: float, low: float) -> str:
+    """Intervals shrink with the root of the items: how many times as many would settle it."""
+    times = math.ceil(((value - low) / value) ** 2)
+    if times > MOST_ITEMS:
+        return f"Take it as no gain: even {MOST_ITEMS} times as many items would not tell"
+    return f"Add items to the suites: about {times} times as many would tell such a gain from none"
 
 
 def _floor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,13 @@ def test_a_gain_that_may_be_chance_and_one_that_may_not(driver: Driver) -> None:
     spec = text.replace("objectives: [macro, churn]", "objectives: [macro]")
     small = searched(driver, spec, by_weights(lambda w, n: right(w, n, 1.2 / n)))
     assert kinds(driver, small) == ["within-noise", "saturated", "saturated"]
+    (said,) = [f.what + f.mend for f in health.findings(driver.database, driver.study(small))
+               if f.kind == "within-noise"]  # fmt: skip
+    value, low = (float(said.split(word)[1].split()[0]) for word in ("by ", "(95 % "))
+    times = ((value - low) / value) ** 2  # intervals shrink with the root of the items
+    promised = re.search(r"about (\d+) times", said)
+    assert promised is not None
+    assert times <= int(promised[1]) < 1.1 * times + 1
     large = searched(driver, spec, by_weights(lambda w, n: right(w, n, 0.5)))
     assert kinds(driver, large) == []
 

@@ -18,7 +18,7 @@ from optim.pareto import hypervolume
 from services import evaluations
 from services.errors import BadInput, NotFound
 from services.spec import parse_spec
-from services.studies import control, listing, pairs, read, views
+from services.studies import control, judge, listing, pairs, read, views
 from services.studies.estimate import BYTES_PER_TOKEN
 from services.studies.preflight import preflight
 from services.studies.propose import BASELINES, minimised
@@ -347,6 +347,24 @@ class TestCompare:
         prose = frame.loc[frame["suite"] == "prose", "trial 5 early"].item()
         assert prose.endswith(") nats/token")
         assert prose.count("nats") == 1
+        paired = app.dataframe[2].value.set_index("suite")
+        for number, column in ((3, "trial 3 plurals-ft"), (5, "trial 5 early")):
+            database = study_with_results.database
+            study = read.get_study(database, 1)
+            told = judge.compare(database, study, 0, number, split="validation")
+            for one in told.judgements:
+                cell = paired.loc[one.suite or "all, macro average", column]
+                text = one.suite == "prose"
+                value, low, high = one.difference.value, one.difference.low, one.difference.high
+                assert value is not None
+                assert low is not None
+                assert high is not None
+                scale = 1 if text else 100
+                assert float(cell.split()[0]) == pytest.approx(scale * value, abs=0.06)
+                apart = low > 0 or high < 0
+                assert cell.endswith(("better", "worse") if apart else "may be chance")
+                if apart:
+                    assert cell.endswith("better") == ((value > 0) != text)
         suites = app.dataframe[1].value
         assert "all" not in set(suites["suite"])
         assert len(suites) > len(frame)

@@ -94,6 +94,21 @@ class TestProgress:
         assert done == 11
         assert total >= 7 + 40 + 2 * (7 + 6)
 
+    def test_a_pause_does_not_slow_the_pace(self, study_with_results: Any) -> None:
+        database = study_with_results.database
+        with database.transaction() as connection:
+            connection.execute(
+                """UPDATE evaluation e SET finished_at = now() - n * interval '10 seconds'
+                       - CASE WHEN n > 5 THEN interval '3 hours' ELSE interval '0' END
+                   FROM (SELECT e.id, row_number() OVER (ORDER BY e.id DESC) AS n
+                         FROM evaluation e JOIN trial t ON t.id = e.trial_id
+                         WHERE t.study_id = 2 AND e.state = 'complete') told
+                   WHERE told.id = e.id"""
+            )
+        pace = read.study_summary(database, 2)["pace"]
+        assert pace["n"] > 8
+        assert pace["seconds"] == pytest.approx(10 * (pace["n"] - 2))
+
     def test_what_is_left_goes_by_the_last_evaluations(self) -> None:
         assert views.remaining_seconds({"pace": {"n": 11, "seconds": 20.0}}, 5) == 10.0
         assert views.remaining_seconds({"pace": {"n": 2, "seconds": 20.0}}, 5) is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import streamlit as st
 
 from services.studies.figures import Against, Figures
 from services.studies.multiplicity import MOST_MEMBERS, Multiplicity
+from services.studies.propose import BASELINES
 from services.studies.read import OpenSplit
 from services.studies.tell import ALL, Value
 from services.studies.unstable import UnstableItem
@@ -84,7 +86,14 @@ def _set(shown: Snapshot, found: Multiplicity) -> None:
             f"in {by}: nothing was left to choose."
         )
         return
-    named = ", ".join(map(str, found.members[:NAMED]))
+    trials = reading.trials(shown, cast(OpenSplit, found.split))
+    label = {
+        number: f"{number} ({words.plain(name)})" if role in BASELINES else str(number)
+        for number, role, name in zip(
+            trials.number.tolist(), trials.role, trials.label, strict=True
+        )
+    }
+    named = ", ".join(label[number] for number in found.members[:NAMED])
     more = f" and {count - NAMED + found.beyond} more" if count > NAMED else ""
     many, of = words.count(count + found.beyond), words.count(found.candidates)
     text = (

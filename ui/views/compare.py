@@ -12,6 +12,7 @@ from services.errors import BadInput
 from services.studies.columns import Columns
 from services.studies.pairs import FEWEST, MOST, pairs
 from services.studies.read import CandidateView, OpenSplit
+from services.studies.tell import Value
 from ui import badges, chart, guard, reading, tables, words
 from ui.measures import measures, objectives
 from ui.plots.compare import pairs_figure, parallel_figure
@@ -91,6 +92,8 @@ def _draw(shown: Snapshot, found: Sequence[CandidateView], split: OpenSplit) -> 
         with st.expander("Every metric, suite by suite"):
             _table(frame[~first], "Metrics of the compared candidates, suite by suite")
     _links(shown, found)
+    if len(names) > 1:
+        _differences(shown, names, split)
     chart.draw(
         parallel_figure(objectives(shown.study), found, names),
         key="objectives",
@@ -104,6 +107,43 @@ def _draw(shown: Snapshot, found: Sequence[CandidateView], split: OpenSplit) -> 
 
 def _table(frame: pd.DataFrame, alt: str) -> None:
     st.dataframe(frame, hide_index=True, width="stretch", height="content", alt=alt)
+
+
+def _differences(shown: Snapshot, names: Mapping[int, str], split: OpenSplit) -> None:
+    """How much each scores more or less than the first, paired: the intervals above do not say."""
+    first, *others = names
+    study = shown.study
+    columns: dict[str, list[str]] = {}
+    for number in others:
+        found = reading.comparison(study.id, first, number, split, shown.mark, study)
+        judged = sorted(found.judgements, key=lambda j: bool(j.suite))
+        columns["suite"] = [j.suite or "all, macro average" for j in judged]
+        columns["items"] = [words.count(j.n) for j in judged]
+        columns[names[number]] = [
+            difference(j.difference, text=bool(j.suite) and study.form(j.suite) == "text")
+            for j in judged
+        ]
+    st.markdown(f"##### Differences from {words.plain(names[first])} · {split} split")
+    _table(pd.DataFrame(columns), "Paired differences of the compared candidates")
+    st.caption(
+        "On the same items, with 95 % intervals: *better* or *worse* where all of it lies on one "
+        "side of 0, which the intervals of two scores by themselves cannot tell."
+    )
+
+
+def difference(found: Value, *, text: bool) -> str:
+    """A difference of scores with its interval, and what it amounts to; of text suites in nats,
+    where less is better."""
+    if found.value is None:
+        return "–"
+    scale, digits, unit = (1, 3, "nats/token") if text else (100, 1, "points")
+    value = f"{scale * found.value:+.{digits}f} {unit}"
+    if found.low is None or found.high is None:
+        return value
+    ends = f"({scale * found.low:+.{digits}f} to {scale * found.high:+.{digits}f})"
+    settled = found.low > 0 or found.high < 0
+    way = "better" if (found.value > 0) != text else "worse"
+    return f"{value} {ends} {way if settled else 'may be chance'}"
 
 
 def _changes(shown: Snapshot, names: Mapping[int, str], split: OpenSplit) -> None:

@@ -84,8 +84,7 @@ def _buttons(shown: Snapshot, trial: int | None, found: Report, *, sealed: bool)
         if may and sealed and study.phase in ("publish", "done") and study.state != "cancelled":
             st.button(
                 "Judge on the test split (logged)",
-                type="primary",
-                icon=":material/lock_open:",
+                icon=":material/lock:",
                 on_click=_open,
                 args=(shown, trial),
             )

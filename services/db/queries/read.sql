@@ -25,12 +25,16 @@ FROM evaluation e JOIN trial t ON t.id = e.trial_id
 WHERE t.study_id = %(study)s AND t.role <> 'probe' GROUP BY 1, 2 ORDER BY 1, 2
 
 -- name: pace
--- Seconds per finished evaluation over the last minute of work, for an estimate of what is left.
+-- Seconds between the last finished evaluations, for an estimate of what is left. A gap that is
+-- longer than all others together was a pause.
 SELECT count(*) AS n,
-       extract(epoch FROM max(e.finished_at) - min(e.finished_at))::float8 AS seconds
-FROM (SELECT e.finished_at FROM evaluation e JOIN trial t ON t.id = e.trial_id
-      WHERE t.study_id = %(study)s AND t.role <> 'probe' AND e.state IN ('complete', 'stopped')
-      ORDER BY e.finished_at DESC LIMIT 30) e
+       coalesce(sum(gap) - CASE WHEN count(gap) > 4 AND max(gap) > sum(gap) / 2 THEN max(gap)
+                           ELSE 0 END, 0)::float8 AS seconds
+FROM (SELECT extract(epoch FROM e.finished_at - lag(e.finished_at) OVER (ORDER BY e.finished_at))
+      FROM (SELECT e.finished_at FROM evaluation e JOIN trial t ON t.id = e.trial_id
+            WHERE t.study_id = %(study)s AND t.role <> 'probe'
+              AND e.state IN ('complete', 'stopped')
+            ORDER BY e.finished_at DESC LIMIT 30) e) g (gap)
 
 -- name: racing
 -- Search candidates that have ended, and the items that were scored for them.

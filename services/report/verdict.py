@@ -240,6 +240,16 @@ def _cards(material: Material, gain: Number, tone: Tone) -> Cards:
             tone=tone,
         )
     ]
+    cards += [
+        Card(
+            title=f"{name} gets worse",
+            figure=words.figure(change),
+            beside=_beside(change, material.split),
+            tone="bad",
+        )
+        for name, change in apart(material)
+        if not better(change)
+    ]
     for name, title in (
         ("negative_flip_rate", "Negative flips"),
         ("positive_flip_rate", "Positive flips"),

@@ -98,7 +98,7 @@ def _gain(database: Database, study: Study, split: OpenSplit, found: Columns) ->
 
 def _items_needed(value: float, low: float) -> str:
     """Intervals shrink with the root of the items: how many times as many would settle it."""
-    times = math.ceil(((value - low) / value) ** 2)
+    times = max(2, math.ceil(((value - low) / value) ** 2))
     if times > MOST_ITEMS:
         return f"Take it as no gain: even {MOST_ITEMS} times as many items would not tell"
     return f"Add items to the suites: about {times} times as many would tell such a gain from none"

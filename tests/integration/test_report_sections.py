@@ -19,6 +19,7 @@ from services.report import html, words
 from services.report.blocks import Cards, Facts, Report, Section, Table, Text
 from services.report.material import gather
 from services.report.paired import number_of
+from services.report.verdict import apart, better
 from services.studies import attribution, certainty, coalitions, read, sealed
 from services.studies.multiplicity import multiplicity
 from services.studies.tell import compared
@@ -210,6 +211,14 @@ def test_a_missed_bound_is_said(driver: Driver, safe: int) -> None:
     assert str(bounds.rows[0][3]).startswith("no, beyond it by ")
     said = "it misses what was asked for: score of safe at most 0 worse than the reference"
     assert said in texts(written, "verdict")
+    # what the mean hides stands in a card of its own
+    material = gather(driver.database, safe, candidate=worst, test=False)
+    worse = {name: change for name, change in apart(material) if not better(change)}
+    assert worse
+    cards = {card.title: card for card in blocks(written, "verdict", Cards)[0].cards}
+    for name, change in worse.items():
+        assert cards[f"{name} gets worse"].figure == words.figure(change)
+        assert cards[f"{name} gets worse"].tone == "bad"
 
 
 def test_what_a_parent_has_seen_is_said_in_the_verdict(driver: Driver, safe: int) -> None:

@@ -39,13 +39,13 @@ STYLE = """
 .report p { margin: 6px 0; max-width: 75ch; overflow-wrap: anywhere; }
 .report .note { font-size: .8125rem; opacity: .75; margin: 4px 0 14px; max-width: 100ch; }
 .report .tone { border-left: 4px solid #8A8F98; padding: 2px 0 2px 12px; font-size: 1.06rem; }
-.report .good { border-color: #009E73; }
-.report .bad { border-color: #D55E00; }
-.report .unsure { border-color: #E69F00; }
 .report .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr));
   gap: 12px; margin: 14px 0; }
 .report .card { border: 1px solid rgba(128,128,128,.35); border-left-width: 4px; border-radius: 6px;
   padding: 10px 14px; }
+.report .good { border-left-color: #009E73; }
+.report .bad { border-left-color: #D55E00; }
+.report .unsure { border-left-color: #E69F00; }
 .report .card b { display: block; font-size: 1.45rem; line-height: 1.3; }
 .report .card span, .report .card small { display: block; font-size: .8125rem; opacity: .8; }
 .report table { border-collapse: collapse; width: 100%; font-size: .875rem;

@@ -529,6 +529,15 @@ def test_the_report_is_read_opened_and_taken_along(
         "[...document.querySelectorAll('.report figure img')].every(i => i.naturalWidth > 100)"
     )
     assert drawn
+    # what a card means is in its edge's colour
+    edges = page.evaluate(
+        "[...document.querySelectorAll('.report .card')].map(c => ['good', 'bad', 'unsure']"
+        ".some(t => c.classList.contains(t)) + ' ' + getComputedStyle(c).borderLeftColor)"
+    )
+    plain = {edge.split(" ", 1)[1] for edge in edges if edge.startswith("false")}
+    toned = {edge.split(" ", 1)[1] for edge in edges if edge.startswith("true")}
+    assert toned
+    assert toned.isdisjoint(plain)
     page.get_by_role("button", name="Judge on the test split (logged)").click()
     expect(page.get_by_text("Judged on the test split")).to_be_visible()
     assert len(sealed.readings(study_with_results.database, 1)) == before + 1

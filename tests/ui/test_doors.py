@@ -338,7 +338,7 @@ class TestCompare:
     def test_the_page_stands_in_its_address(self, study_with_results: Any) -> None:
         app = open_page("compare", study=1, trials="0,3,5")
         assert app.multiselect(key="compared").value == [0, 3, 5]
-        frame = app.dataframe[0].value
+        frame = app.dataframe[1].value
         assert [c for c in frame.columns if c.startswith("trial ")] == [
             "trial 0 deployed", "trial 3 plurals-ft", "trial 5 early",
         ]  # fmt: skip
@@ -347,7 +347,7 @@ class TestCompare:
         prose = frame.loc[frame["suite"] == "prose", "trial 5 early"].item()
         assert prose.endswith(") nats/token")
         assert prose.count("nats") == 1
-        paired = app.dataframe[2].value.set_index("suite")
+        paired = app.dataframe[0].value.set_index("suite")
         for number, column in ((3, "trial 3 plurals-ft"), (5, "trial 5 early")):
             database = study_with_results.database
             study = read.get_study(database, 1)
@@ -365,7 +365,7 @@ class TestCompare:
                 assert cell.endswith(("better", "worse") if apart else "may be chance")
                 if apart:
                     assert cell.endswith("better") == ((value > 0) != text)
-        suites = app.dataframe[1].value
+        suites = app.dataframe[2].value
         assert "all" not in set(suites["suite"])
         assert len(suites) > len(frame)
         app.multiselect(key="compared").set_value([0, 3]).run()

@@ -79,6 +79,8 @@ def _name(number: int, role: str, label: str) -> str:
 
 def _draw(shown: Snapshot, found: Sequence[CandidateView], split: OpenSplit) -> None:
     names = {t.number: _name(t.number, t.role, t.label) for t in (c.trial for c in found)}
+    if len(names) > 1:
+        _differences(shown, names, split)
     st.markdown(f"##### Metrics · {split} split")
     frame = metrics_frame(shown, found, names)
     first = (frame["suite"] == "all") | (frame["metric"] == "score")
@@ -92,8 +94,6 @@ def _draw(shown: Snapshot, found: Sequence[CandidateView], split: OpenSplit) -> 
         with st.expander("Every metric, suite by suite"):
             _table(frame[~first], "Metrics of the compared candidates, suite by suite")
     _links(shown, found)
-    if len(names) > 1:
-        _differences(shown, names, split)
     chart.draw(
         parallel_figure(objectives(shown.study), found, names),
         key="objectives",

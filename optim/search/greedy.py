@@ -11,10 +11,10 @@ from optim.search.baselines import single_weights
 from optim.search.directions import directions
 from optim.search.options import Option
 from optim.search.start import Weights
-from optim.search.sweeps import WEIGHTINGS, Key, Sweep
+from optim.search.sweeps import WEIGHTINGS, Key, Mixing
 
 
-class Greedy(Sweep):
+class Greedy(Mixing):
     """Greedy soups with replacement: weights k/m, as ensembles are grown by Caruana et al. (2004).
 
     - A soup begins with the best checkpoint for a weighting of the objectives. In each step every
@@ -48,11 +48,9 @@ class Greedy(Sweep):
         WEIGHTINGS,
     )
 
-    def _plan(self, results: Mapping[Weights, Observation]) -> list[Weights]:
-        missing = self._missing(results)
-        if missing:
-            return missing
-        alone = self._alone(results)
+    def _mixed(
+        self, alone: Mapping[int, tuple[float, ...]], results: Mapping[Weights, Observation]
+    ) -> list[Weights]:
         if not alone:
             return []
         grown = [

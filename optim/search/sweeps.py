@@ -116,6 +116,19 @@ def _range(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     return low, np.where(high > low, high - low, 1.0)
 
 
+class Mixing(Sweep):
+    """A sweep that sees every checkpoint alone, and goes on from how they do."""
+
+    def _plan(self, results: Mapping[Weights, Observation]) -> list[Weights]:
+        return self._missing(results) or self._mixed(self._alone(results), results)
+
+    @abstractmethod
+    def _mixed(
+        self, alone: Mapping[int, tuple[float, ...]], results: Mapping[Weights, Observation]
+    ) -> list[Weights]:
+        """Mixes without a result to evaluate next, `alone` being what `_alone` knows."""
+
+
 WEIGHTINGS = Option(
     name="weightings",
     doc="at most so many weightings of the objectives, equal shares first",
@@ -126,7 +139,7 @@ WEIGHTINGS = Option(
 )
 
 
-class Softmax(Sweep):
+class Softmax(Mixing):
     """w_i ∝ exp(−loss_i / τ), LM-Cocktail (Xiao et al. 2311.13534), over temperatures τ.
 
     - The loss of a checkpoint is the weighted mean of its objectives, each as a share of the range
@@ -151,11 +164,9 @@ class Softmax(Sweep):
         WEIGHTINGS,
     )
 
-    def _plan(self, results: Mapping[Weights, Observation]) -> list[Weights]:
-        missing = self._missing(results)
-        if missing:
-            return missing
-        alone = self._alone(results)
+    def _mixed(
+        self, alone: Mapping[int, tuple[float, ...]], results: Mapping[Weights, Observation]
+    ) -> list[Weights]:
         if len(alone) < 2:
             return []
         low, width = _range(list(alone.values()))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
+import numpy as np
 import streamlit as st
 
+from services.studies.columns import Columns
 from services.studies.figures import Against, Figures
 from services.studies.multiplicity import MOST_MEMBERS, Multiplicity
 from services.studies.propose import BASELINES
@@ -87,13 +89,7 @@ def _set(shown: Snapshot, found: Multiplicity) -> None:
         )
         return
     trials = reading.trials(shown, cast(OpenSplit, found.split))
-    label = {
-        number: f"{number} ({words.plain(name)})" if role in BASELINES else str(number)
-        for number, role, name in zip(
-            trials.number.tolist(), trials.role, trials.label, strict=True
-        )
-    }
-    named = ", ".join(label[number] for number in found.members[:NAMED])
+    named = ", ".join(_name(trials, number) for number in found.members[:NAMED])
     more = f" and {count - NAMED + found.beyond} more" if count > NAMED else ""
     many, of = words.count(count + found.beyond), words.count(found.candidates)
     text = (
@@ -105,6 +101,14 @@ def _set(shown: Snapshot, found: Multiplicity) -> None:
     if found.typical is not None and count > 2:  # of two, each is as much like the other
         text += f" Trial {found.typical} answers most like the others."
     st.markdown(text)
+
+
+def _name(trials: Columns, number: int) -> str:
+    """Its number; of a baseline what it is, too."""
+    (place,) = np.flatnonzero(trials.number == number)
+    if trials.role[place] not in BASELINES:
+        return str(number)
+    return f"{number} ({words.plain(trials.label[place])})"
 
 
 def _figures(shown: Snapshot, found: Multiplicity) -> None:

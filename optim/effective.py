@@ -70,12 +70,12 @@ class ClusterSums:
         hits.
         """
         mean = self.total / np.maximum(self.n, 1)
-        return self._size(2 * (mean**2 + (1 - mean) ** 2))
+        return self._size(_four_of_shares(mean))
 
     def differences(self) -> np.ndarray:
         """The effective size, where values are −1, 0 or 1: with a cluster more at either end."""
         mean = self.total / np.maximum(self.n, 1)
-        return self._size((1 - mean) ** 2 + (1 + mean) ** 2)
+        return self._size(_two_of_differences(mean))
 
     def _size(self, more: np.ndarray) -> np.ndarray:
         """`more`: Σ (value − mean)² of one item of each cluster that is added."""
@@ -86,6 +86,16 @@ class ClusterSums:
         return np.where(
             self.clusters > 1, n / design_effect(typical, between, within, more), NOTHING
         )
+
+
+def _four_of_shares(mean: Any) -> Any:
+    """Σ (value − mean)² of one item of each cluster that is added: two of 1, two of 0."""
+    return 2 * (mean**2 + (1 - mean) ** 2)
+
+
+def _two_of_differences(mean: Any) -> Any:
+    """The same for one cluster of 1 and one of −1."""
+    return (1 - mean) ** 2 + (1 + mean) ** 2
 
 
 def design_effect(typical: Any, between: Any, within: Any, more: Any) -> np.ndarray:
@@ -104,16 +114,15 @@ def typical_size(items: np.ndarray, clusters: np.ndarray) -> float:
 
 def best_share(share: Any, n: int, typical: float) -> np.ndarray:
     """The effective size of a share of n items at best: spread evenly over the clusters."""
-    more = 2 * (share**2 + (1 - share) ** 2)
-    return n / design_effect(typical, 0.0, n * share * (1 - share), more)
+    within = n * share * (1 - share)
+    return n / design_effect(typical, 0.0, within, _four_of_shares(share))
 
 
 def best_difference(negative: Any, positive: Any, n: int, typical: float) -> np.ndarray:
     """The same for a difference of shares by so many flips to wrong and to right."""
     mean = (negative - positive) / n
-    more = (1 - mean) ** 2 + (1 + mean) ** 2
     within = np.maximum(negative + positive - n * mean**2, 0)
-    return n / design_effect(typical, 0.0, within, more)
+    return n / design_effect(typical, 0.0, within, _two_of_differences(mean))
 
 
 def wilson_ends(share: Any, size: Any, z: float) -> tuple[Any, Any]:

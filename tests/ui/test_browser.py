@@ -383,6 +383,9 @@ def test_data_that_come_while_a_chart_is_made_do_not_end_it(page: Page, address:
     expect(page.get_by_text("Trials · search split")).to_be_visible()
     outside = page.get_by_text("lie outside")
     expect(outside).to_be_visible()
+    # a click on a page that is still being drawn may hit what is replaced a moment later
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+    page.wait_for_timeout(1000)
     page.get_by_text("around the front", exact=True).first.click()
     expect(outside).to_be_hidden()
     assert held
